@@ -1,0 +1,322 @@
+"""J held in full: a pytree shaped like the parameters whose leaves have a leading task axis."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mtlgrad_jax.jacobians._contraction import contract, widest
+from mtlgrad_jax.typing import Gram, PyTree, Weights
+
+
+class Stacked(NamedTuple):
+    """Stacked task gradients behind the interface of `typing.Jacobian`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> jac = mtl.jacobians.stacked.Stacked({"w": jnp.eye(2)})
+      >>> jac.combine(jnp.array([0.25, 0.75]))
+      {'w': Array([0.25, 0.75], dtype=float32)}
+    """
+
+    task_grads: PyTree  # leaves (T, *param_shape)
+
+    def gram(self) -> Gram:
+        """Return JJᵀ."""
+        return gram(self.task_grads)
+
+    def combine(self, weights: Weights) -> PyTree:
+        """Return Jᵀw."""
+        return combine(self.task_grads, weights)
+
+
+def count_tasks(task_grads: PyTree, *, expected: int | None = None, params: PyTree | None = None) -> int:
+    """Return the length T of the leading task axis, or explain what is wrong with it.
+
+    Args:
+      task_grads: Leaves `(T, *param_shape)`.
+      expected: The T that the caller was told to expect.
+      params: If given, every leaf must be `(T,) + param.shape`.
+
+    Returns:
+      T.
+
+    Raises:
+      ValueError: If there is no floating-point leaf, a leaf has no task axis, leaves disagree, T is not the
+        expected one, or a leaf is not a stack of gradients of its parameter.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> mtl.jacobians.stacked.count_tasks({"w": jnp.ones((3, 2)), "b": jnp.ones(3)})
+      3
+    """
+    wanted = "expected stacked task gradients with leaves (T, *param_shape)"
+    advice = "stack one gradient per task along a new leading axis, as mtl.task_value_and_grad does"
+    leaves = [leaf for leaf in jax.tree.leaves(task_grads) if _is_inexact(leaf)]
+    if not leaves:
+        raise ValueError(f"{wanted}, got a tree without floating-point leaves: {_shapes(task_grads)}; {advice}.")
+    lengths = {jnp.shape(leaf)[:1] for leaf in leaves}
+    if len(lengths) > 1 or () in lengths:
+        raise ValueError(f"{wanted} of one and the same T, got {_shapes(task_grads)}; {advice}.")
+    ((num_tasks,),) = lengths
+    if num_tasks == 0:
+        raise ValueError(f"{wanted} for at least one task, got {_shapes(task_grads)}; {advice}.")
+    if expected is not None and num_tasks != expected:
+        raise ValueError(f"{wanted} for num_tasks={expected}, got T={num_tasks} in {_shapes(task_grads)}; {advice}.")
+    if params is not None and jax.tree.structure(params) == jax.tree.structure(task_grads):
+        for leaf, param in zip(jax.tree.leaves(task_grads), jax.tree.leaves(params), strict=True):
+            if _is_inexact(leaf) and jnp.shape(leaf) != (num_tasks, *jnp.shape(param)):
+                raise ValueError(
+                    f"{wanted}, got {jnp.shape(leaf)} for a parameter of shape {jnp.shape(param)} in "
+                    f"{_shapes(task_grads)}; {advice}."
+                )
+    return num_tasks
+
+
+def gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None = None) -> Gram:
+    """Compute the Gram matrix of stacked task gradients, leaf by leaf.
+
+    Gᵢⱼ = Re⟨gᵢ, gⱼ⟩
+
+    Args:
+      task_grads: Leaves `(T, *param_shape)`, floating or complex. Integer leaves carry no gradient and are
+        left out.
+      axis_name: Mesh axis to sum over inside `shard_map`, where each device holds a piece of every leaf.
+
+    Returns:
+      G, shape `(T, T)`; float32, or float64 if a leaf is. A row that is not finite makes its row and column
+      of G not finite and no other. Where float32 cannot hold G it is that of 2⁻ᵏJ (see `scaled_gram`).
+
+    Raises:
+      ValueError: If the task axis is missing or inconsistent.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> mtl.jacobians.stacked.gram({"w": jnp.array([[1.0, 2.0], [0.0, 1.0]]), "b": jnp.array([2.0, 0.0])})
+      Array([[9., 2.],
+             [2., 1.]], dtype=float32)
+    """
+    return scaled_gram(task_grads, axis_name=axis_name)[0]
+
+
+def scaled_gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None = None) -> tuple[Gram, jax.Array]:
+    """Compute the Gram matrix of 2⁻ᵏJ, with k = 0 unless squares leave the range of the floating-point type.
+
+    Ordinary gradients are read once. Only if a squared length overflows, comes close to underflow, or is
+    zero while the longest gradient is short too, they are read again, for k and for the scaled products.
+
+    Args:
+      task_grads: As in `gram`.
+      axis_name: As in `gram`.
+
+    Returns:
+      G, shape `(T, T)`, and k, an int32 scalar: JJᵀ = 4ᵏG.
+
+    Raises:
+      ValueError: If the task axis is missing or inconsistent.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> g, k = mtl.jacobians.stacked.scaled_gram(jnp.array([[3e-30], [1e-30]]))
+      >>> float(g[0, 0] / g[1, 1]) > 8.99, int(k)
+      (True, -98)
+    """
+    count_tasks(task_grads)
+    leaves = [leaf for leaf in jax.tree.leaves(task_grads) if _is_inexact(leaf)]
+    dtype = widest(leaves)
+    plain = _sum_over(axis_name, _gram_of(leaves, dtype))
+
+    lengths = jnp.diagonal(plain)
+    tiny = jnp.finfo(dtype).tiny
+    near_underflow = lengths < tiny / jnp.finfo(dtype).eps
+    hidden = (lengths > 0) | (jnp.max(lengths) < tiny**0.25)
+    out_of_range = ~(lengths < jnp.finfo(dtype).max / 2**8) | (near_underflow & hidden)
+
+    def rescale(plain):
+        exponent = _exponent(_largest(leaves, dtype, axis_name))
+        return _sum_over(axis_name, _gram_of(leaves, dtype, exponent)), exponent + _zero(plain)
+
+    def keep(plain):
+        return plain, _zero(plain)
+
+    return lax.cond(jnp.any(out_of_range), rescale, keep, plain)
+
+
+def combine(task_grads: PyTree, weights: Weights, *, keep: jax.Array | None = None) -> PyTree:
+    """Compute the weighted sum of stacked task gradients.
+
+    u = Jᵀw
+
+    Args:
+      task_grads: Leaves `(T, *param_shape)`.
+      weights: w, shape `(T,)`.
+      keep: Boolean, shape `(T,)`; rows that are left out whatever they hold, also NaN. All by default.
+
+    Returns:
+      u, leaves `(*param_shape)` in the dtype of the incoming leaf, accumulated in float32 or better. Integer
+      leaves become zeros.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> mtl.jacobians.stacked.combine({"b": jnp.array([2.0, 4.0])}, jnp.array([0.5, 0.5]))
+      {'b': Array(3., dtype=float32)}
+    """
+
+    def combine_leaf(leaf):
+        if not _is_inexact(leaf):
+            return jnp.zeros(jnp.shape(leaf)[1:], jnp.int32 if leaf.dtype == jax.dtypes.float0 else leaf.dtype)
+        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        if keep is not None:
+            wide = jnp.where(keep.reshape(keep.shape + (1,) * (wide.ndim - 1)), wide, 0)
+        row = weights.astype(wide.dtype)
+        return jnp.tensordot(row, wide, 1, precision=lax.Precision.HIGHEST).astype(leaf.dtype)
+
+    return jax.tree.map(combine_leaf, task_grads)
+
+
+def task_value_and_grad(
+    losses_fn: Callable[..., Any], *, has_aux: bool = False, chunk_size: int | None = None
+) -> Callable[..., Any]:
+    """Turn a function that returns the losses of all tasks into one that also returns their gradients.
+
+    The forward pass runs once; the backward pass runs for `chunk_size` tasks at a time.
+
+    Args:
+      losses_fn: `losses_fn(params, *args, **kwargs)` returning losses of shape `(T,)`, or a tuple, list or
+        dict of T scalars (a dict in the order in which it was written); with `has_aux`, a pair of these and
+        anything.
+      has_aux: Whether `losses_fn` returns auxiliary data too.
+      chunk_size: Number of tasks per backward sweep; all at once by default, 1 for the least memory.
+
+    Returns:
+      A function returning `(losses, task_grads)`, or `((losses, aux), task_grads)`: losses `(T,)`, and a tree
+      like `params` with leaves `(T, *param_shape)`, row i the gradient of loss i. Integer parameters get
+      zeros, `None` stays `None`.
+
+    Raises:
+      ValueError: If the losses are not a vector or a flat container of scalars.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> def losses_fn(params, x):
+      ...     return {"first": jnp.sum(params * x), "second": jnp.sum(params**2)}
+      >>> losses, task_grads = mtl.task_value_and_grad(losses_fn)(jnp.array([1.0, 2.0]), 3.0)
+      >>> losses
+      Array([9., 5.], dtype=float32)
+      >>> task_grads
+      Array([[3., 3.],
+             [2., 4.]], dtype=float32)
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"expected chunk_size of at least 1 task or None for all at once, got {chunk_size}.")
+
+    def value_and_grad(params, *args, **kwargs):
+        leaves, treedef = jax.tree.flatten(params)
+        trainable = [_is_inexact(leaf) for leaf in leaves]
+        _check_trainable(leaves)
+
+        def loss_vector(floats):
+            floats = iter(floats)
+            merged = [next(floats) if train else leaf for leaf, train in zip(leaves, trainable, strict=True)]
+            result = losses_fn(jax.tree.unflatten(treedef, merged), *args, **kwargs)
+            losses, aux = result if has_aux else (result, None)
+            return stack_losses(losses), aux
+
+        floats = [leaf for leaf, train in zip(leaves, trainable, strict=True) if train]
+        losses, pull_back, aux = jax.vjp(loss_vector, floats, has_aux=True)
+        one_hot = jnp.eye(losses.shape[0], dtype=losses.dtype)
+        rows = _map_in_chunks(lambda seed: pull_back(seed)[0], one_hot, chunk_size)
+        rows = iter(rows)
+        stacked = [
+            next(rows) if train else jnp.zeros((losses.shape[0], *jnp.shape(leaf)), jnp.result_type(leaf))
+            for leaf, train in zip(leaves, trainable, strict=True)
+        ]
+        return ((losses, aux) if has_aux else losses), jax.tree.unflatten(treedef, stacked)
+
+    return value_and_grad
+
+
+def stack_losses(losses: Any) -> jax.Array:
+    """Return the losses of all tasks as one vector, a dict in the order in which it was written."""
+    parts = list(losses.values()) if isinstance(losses, dict) else losses
+    if isinstance(parts, list | tuple):
+        shapes = [jnp.shape(part) for part in parts]
+        if not parts or any(shape != () for shape in shapes):
+            raise ValueError(f"expected one scalar loss per task, got shapes {shapes}; reduce each to a scalar.")
+        return jnp.stack(parts)
+    if jnp.ndim(parts) != 1 or jnp.shape(parts)[0] == 0:
+        raise ValueError(
+            f"expected losses of shape (T,), one scalar per task, got shape {jnp.shape(parts)}; "
+            "return jnp.stack([loss_1, ..., loss_T]), or a tuple or dict of scalars."
+        )
+    return parts
+
+
+def _check_trainable(leaves):
+    if not any(map(_is_inexact, leaves)):
+        raise ValueError(f"expected parameters with floating-point leaves, got {_shapes(leaves)}.")
+
+
+def _map_in_chunks(function, rows, chunk_size):
+    if chunk_size is None or chunk_size >= rows.shape[0]:
+        return jax.vmap(function)(rows)
+    return lax.map(function, rows, batch_size=None if chunk_size == 1 else chunk_size)
+
+
+def _is_inexact(leaf):
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def _shapes(tree):
+    described = [
+        f"{jax.tree_util.keystr(path) or 'array'}: {jnp.result_type(leaf).name}{jnp.shape(leaf)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    shown = described[:8] + ([f"and {len(described) - 8} more"] if len(described) > 8 else [])
+    return "{" + ", ".join(shown) + "}"
+
+
+def _gram_of(leaves, dtype, exponent=None):
+    """Return Σ over leaves of rows × rows; with an exponent, of rows times two to minus that power."""
+    if exponent is not None:  # in two factors, each of which is representable
+        half = exponent // 2
+        first, second = _power_of_two(-half, dtype), _power_of_two(half - exponent, dtype)
+        leaves = [leaf.astype(jnp.promote_types(leaf.dtype, dtype)) * first * second for leaf in leaves]
+    return sum(contract(leaf, leaf, 1).astype(dtype) for leaf in leaves)
+
+
+def _largest(leaves, dtype, axis_name):
+    """Return the largest finite magnitude in J, leaving out rows that are not finite."""
+    peaks = [
+        jnp.max(jnp.abs(part), axis=tuple(range(1, part.ndim)), initial=0).astype(dtype)
+        for leaf in leaves
+        for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))
+    ]
+    per_task = jnp.max(jnp.stack(peaks), axis=0)
+    if axis_name is not None:
+        per_task = lax.pmax(per_task, axis_name)
+    return jnp.max(jnp.where(jnp.isfinite(per_task), per_task, 0))
+
+
+def _exponent(largest):
+    return jnp.where(largest > 0, jnp.frexp(jnp.where(largest > 0, largest, 1))[1], 0).astype(jnp.int32)
+
+
+def _power_of_two(exponent, dtype):
+    return jnp.ldexp(jnp.ones((), dtype), exponent)
+
+
+def _zero(gram):
+    return jnp.zeros_like(gram[0, 0], dtype=jnp.int32)
+
+
+def _sum_over(axis_name, gram):
+    return gram if axis_name is None else lax.psum(gram, axis_name)

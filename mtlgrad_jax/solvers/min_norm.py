@@ -1,0 +1,128 @@
+"""The point of smallest norm in a hull of gradients plus a cone of gradients."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from mtlgrad_jax.solvers import _exact
+from mtlgrad_jax.solvers._scaling import normalize_rows, reciprocal, without_scale
+from mtlgrad_jax.solvers.certificates import min_norm_gap
+from mtlgrad_jax.typing import Gram, Solution
+
+
+@partial(jax.jit, static_argnames="num_simplex")
+def min_norm(gram: Gram, num_simplex: int | None = None) -> Solution:
+    """Find the shortest vector of a convex hull plus a cone, exactly.
+
+    All rows on the simplex is MGDA; one row on it is the primary/auxiliary program; anything
+    between is several primaries with auxiliaries.
+
+    min ½‖Σ αᵢgᵢ + Σ λⱼhⱼ‖²,  α ∈ Δ on the first `num_simplex` rows, λ ≥ 0 on the rest
+
+    Args:
+      gram: G = JJᵀ, shape `(T, T)`, float32 or float64. Only ratios of its entries matter.
+      num_simplex: How many of the first rows are on the simplex, 1 to T; all by default.
+
+    Returns:
+      `Solution(x, gap, num_steps)`: the weights, shape `(T,)`, those of the simplex rows summing to
+      one; the certificate of `certificates.min_norm_gap`; zero steps for T ≤ 2 (closed forms).
+      A zero row on the simplex gets all the weight (u = 0: that task is stationary), shared if
+      there are several; a zero row outside gets none. Input that is not finite gives NaN and an
+      infinite gap.
+
+    Raises:
+      ValueError: If `gram` is not square or `num_simplex` is not between 1 and T.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> task_grads = jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+      >>> mtl.solvers.min_norm(task_grads @ task_grads.T).x
+      Array([0.6, 0.4], dtype=float32)
+
+    References:
+      Wolfe, "Finding the nearest point in a polytope" (1976); Désidéri, "Multiple-gradient descent
+      algorithm" (2012); Su, scientific-spaces 8896 (13)–(17) and 8907 (1)–(6), (9).
+    """
+    num_tasks = check_gram(gram)
+    num_simplex = check_num_simplex(num_simplex, num_tasks)
+    finite = jnp.all(jnp.isfinite(gram))
+    safe = jnp.where(finite, gram, jnp.eye(num_tasks, dtype=gram.dtype))
+    weights, num_steps = _solve(safe, num_simplex)
+    gap = min_norm_gap(safe, weights, num_simplex)
+    return Solution(jnp.where(finite, weights, jnp.nan), jnp.where(finite, gap, jnp.inf), num_steps)
+
+
+def _solve(gram, num_simplex):
+    num_tasks = gram.shape[0]
+    no_steps = jnp.zeros((), jnp.int32)
+    if num_tasks == 1:
+        return jnp.ones_like(gram[0]), no_steps
+    if num_tasks == 2 and num_simplex == 2:
+        return _segment(gram), no_steps
+    if num_tasks == 2:
+        return _half_space(gram), no_steps
+
+    # With x = s·(α, λ) and M > 0 the penalised program min ½‖Jᵀx‖² + ½M(1 − Σ_simplex xᵢ)² is
+    # homogeneous apart from s, so its solution is exact for every M, not in a limit.
+    quadratic, linear, ratio = penalized(gram, num_simplex)
+    x, num_steps = _exact.solve(quadratic, linear)
+    return scale_to_simplex(x * ratio, num_simplex), num_steps
+
+
+def scale_to_simplex(weights, num_simplex):
+    """Scale weights so that the first `num_simplex` of them sum to one."""
+    total = jnp.sum(weights[:num_simplex])
+    uniform = jnp.where(jnp.arange(weights.shape[0]) < num_simplex, 1 / num_simplex, 0).astype(weights.dtype)
+    return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), uniform)
+
+
+def penalized(gram, num_simplex):
+    """Return Q, c and the length of the shortest simplex row relative to every row.
+
+    M is the smallest squared length on the simplex: larger, it would swamp that task in float32.
+    """
+    on_simplex = jnp.arange(gram.shape[0]) < num_simplex
+    correlation, lengths = normalize_rows(gram)
+    shortest = jnp.min(lengths[:num_simplex])
+    ratio = jnp.where(lengths > 0, shortest * reciprocal(lengths), on_simplex)  # limit at a zero row
+    share = jnp.where(on_simplex, ratio, 0)
+    stationary = on_simplex & (lengths == 0)
+    correlation = correlation - jnp.diag(stationary.astype(gram.dtype))
+    return correlation + share[:, None] * share[None, :], -share, ratio
+
+
+def _segment(gram):
+    """Return the foot of the altitude of a triangle, clipped to the segment."""
+    gram = without_scale(gram)
+    excess = jnp.maximum(jnp.diagonal(gram)[::-1] - gram[0, 1], 0)
+    total = jnp.sum(excess)
+    return jnp.where(total > 0, excess / jnp.where(total > 0, total, 1), jnp.full_like(excess, 0.5))
+
+
+def _half_space(gram):
+    """Return the weights that project the first row onto the half-space of the second."""
+    square = gram[1, 1]
+    share = jnp.where(square > 0, jnp.maximum(-gram[0, 1], 0) / jnp.where(square > 0, square, 1), 0)
+    return jnp.stack([jnp.ones_like(share), share])
+
+
+def check_gram(gram: Gram) -> int:
+    """Return T, or explain what a Gram matrix is."""
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.shape[0] == 0:
+        raise ValueError(f"expected a Gram matrix of shape (T, T), got {gram.shape}; batch with jax.vmap.")
+    if not jnp.issubdtype(gram.dtype, jnp.floating):
+        raise ValueError(f"expected a float32 or float64 Gram matrix, got {gram.dtype}; convert it first.")
+    return gram.shape[0]
+
+
+def check_num_simplex(num_simplex: int | None, num_tasks: int) -> int:
+    """Return the number of simplex rows, T by default."""
+    if num_simplex is None:
+        return num_tasks
+    if not 1 <= num_simplex <= num_tasks:
+        raise ValueError(
+            f"expected num_simplex (num_primary) between 1 and the number of tasks, {num_tasks}, got {num_simplex}."
+        )
+    return num_simplex
