@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.jacobians._contraction import contract, widest
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
@@ -139,7 +140,7 @@ def scaled_gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None =
     out_of_range = ~(lengths < jnp.finfo(dtype).max / 2**8) | (near_underflow & hidden)
 
     def rescale(plain):
-        exponent = _exponent(_largest(leaves, dtype, axis_name))
+        exponent = exponent_of(_largest(leaves, dtype, axis_name)) + 1
         return _sum_over(axis_name, _gram_of(leaves, dtype, exponent)), exponent + _zero(plain)
 
     def keep(plain):
@@ -286,10 +287,10 @@ def _shapes(tree):
 
 def _gram_of(leaves, dtype, exponent=None):
     """Return Σ over leaves of rows × rows; with an exponent, of rows times two to minus that power."""
-    if exponent is not None:  # in two factors, each of which is representable
-        half = exponent // 2
-        first, second = _power_of_two(-half, dtype), _power_of_two(half - exponent, dtype)
-        leaves = [leaf.astype(jnp.promote_types(leaf.dtype, dtype)) * first * second for leaf in leaves]
+    if exponent is not None:
+        leaves = [
+            _map_parts(lambda part: scale_by_power_of_two(part.astype(dtype), -exponent), leaf) for leaf in leaves
+        ]
     return sum(contract(leaf, leaf, 1).astype(dtype) for leaf in leaves)
 
 
@@ -306,12 +307,8 @@ def _largest(leaves, dtype, axis_name):
     return jnp.max(jnp.where(jnp.isfinite(per_task), per_task, 0))
 
 
-def _exponent(largest):
-    return jnp.where(largest > 0, jnp.frexp(jnp.where(largest > 0, largest, 1))[1], 0).astype(jnp.int32)
-
-
-def _power_of_two(exponent, dtype):
-    return jnp.ldexp(jnp.ones((), dtype), exponent)
+def _map_parts(function, leaf):
+    return lax.complex(function(leaf.real), function(leaf.imag)) if jnp.iscomplexobj(leaf) else function(leaf)
 
 
 def _zero(gram):

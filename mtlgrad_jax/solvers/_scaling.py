@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
+
 
 def without_scale(gram: jax.Array) -> jax.Array:
     """Multiply a Gram matrix by the power of two that brings its largest diagonal entry below one."""
-    largest = jnp.max(jnp.diagonal(gram))
-    exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))[1]
-    half = exponent // 2  # in two factors, each of which is representable
-    return jnp.ldexp(jnp.ldexp(gram, -half), half - exponent)
+    largest = jnp.maximum(jnp.max(jnp.diagonal(gram)), 0)
+    return scale_by_power_of_two(gram, -1 - exponent_of(largest))
 
 
 def row_norms(gram: jax.Array) -> jax.Array:

@@ -59,7 +59,7 @@ def frank_wolfe(
       >>> import mtlgrad_jax as mtl
       >>> mtl.solvers.frank_wolfe(jnp.eye(4), max_steps=10_000).num_steps
       Array(10000, dtype=int32)
-      >>> mtl.solvers.frank_wolfe(jnp.eye(4), step="fully_corrective").x.round(4)
+      >>> mtl.solvers.frank_wolfe(jnp.eye(4), step="fully_corrective").x
       Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
 
     References:

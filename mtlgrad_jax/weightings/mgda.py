@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from mtlgrad_jax._powers_of_two import scale_by_power_of_two
 from mtlgrad_jax.solvers import min_norm
 from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
 from mtlgrad_jax.typing import Gram, Solver, Weights
@@ -64,7 +65,7 @@ def mgda(
     inverse = reciprocal(unit)
     weights = solver(gram * inverse[:, None] * inverse[None, :]).x * inverse
     if normalization in ("l2", "loss+"):
-        weights = jnp.ldexp(weights, -jnp.asarray(log2_scale))
+        weights = scale_by_power_of_two(weights, -jnp.asarray(log2_scale))
     return weights
 
 
