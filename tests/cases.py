@@ -1,0 +1,141 @@
+"""The two tables that the promise tests cross: methods and nasty Jacobians.
+
+A method is one row of METHODS; what it promises is said there and tested in `test_promises.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from mtlgrad_jax import weightings
+
+PROMISES = {
+    "non_conflicting": "no task is hurt: ⟨gᵢ,u⟩ ≥ 0 for every i",
+    "primary_aux": "no auxiliary is hurt, and a primary that nothing opposes is followed exactly",
+    "permutation": "relabelling the tasks relabels the weights",
+    "linear_under_scaling": "scaling one gradient by c moves the update along a straight line in c",
+    "alive": "tasks that agree are followed: u is a positive multiple of their common gradient",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method at its defaults, as a function of the Gram matrix."""
+
+    weigh: Callable[[jax.Array], jax.Array]
+    promises: str  # names of PROMISES
+    degree: int = 0  # weights(s²G) = s^degree · weights(G)
+    min_tasks: int = 1
+    max_tasks: int | None = None
+
+    def keeps(self, promise):
+        assert promise in PROMISES
+        return promise in self.promises.split()
+
+
+METHODS = {
+    "mgda": Method(weightings.mgda, "non_conflicting permutation alive"),
+    "mgda_l2": Method(
+        lambda gram: weightings.mgda(gram, normalization="l2"), "non_conflicting permutation alive", degree=-1
+    ),
+    "primary_aux": Method(weightings.primary_aux, "primary_aux alive"),
+    "primary_aux_2": Method(lambda gram: weightings.primary_aux(gram, num_primary=2), "alive", min_tasks=2),
+}
+
+
+def gaussian(num_tasks, rng):
+    return rng.standard_normal((num_tasks, 2 * num_tasks + 20))
+
+
+def correlated(num_tasks, rng):
+    return rng.standard_normal((1, 60)) + 0.3 * rng.standard_normal((num_tasks, 60 + num_tasks))[:, :60]
+
+
+def opposed(num_tasks, rng):
+    """Even tasks pull one way, odd tasks the other, with room to agree."""
+    sign = np.where(np.arange(num_tasks) % 2, 1.0, -1.0)[:, None]
+    num_params = 2 * num_tasks + 20
+    return sign * rng.standard_normal(num_params) + 0.5 * rng.standard_normal((num_tasks, num_params))
+
+
+def duplicated(num_tasks, rng):
+    half = gaussian((num_tasks + 1) // 2, rng)
+    return np.concatenate([half, half])[:num_tasks]
+
+
+def spread_4(num_tasks, rng):
+    return gaussian(num_tasks, rng) * 10 ** rng.uniform(-4, 0, (num_tasks, 1))
+
+
+def spread_12(num_tasks, rng):
+    return gaussian(num_tasks, rng) * 10 ** rng.uniform(-12, 0, (num_tasks, 1))
+
+
+def huge(num_tasks, rng):
+    return gaussian(num_tasks, rng) * 1e15
+
+
+def minute(num_tasks, rng):
+    return gaussian(num_tasks, rng) * 1e-15
+
+
+def simplex_points(num_tasks, rng):
+    """Rows x − eᵢ, whose shortest combination is x − P_Δ(x)."""
+    return rng.standard_normal(num_tasks) - np.eye(num_tasks)
+
+
+def zero(num_tasks, rng):
+    del rng
+    return np.zeros((num_tasks, 5))
+
+
+def zero_row(num_tasks, rng):
+    task_grads = gaussian(num_tasks, rng)
+    task_grads[num_tasks // 2] = 0
+    return task_grads
+
+
+def low_rank(num_tasks, rng):
+    rank = max(num_tasks // 2, 1)
+    return rng.standard_normal((num_tasks, rank)) @ rng.standard_normal((rank, 30))
+
+
+def stationary(num_tasks, rng):
+    """A convex combination of the gradients vanishes."""
+    if num_tasks == 1:
+        return zero(1, rng)
+    task_grads = gaussian(num_tasks, rng)
+    shares = rng.dirichlet(np.full(num_tasks, 4.0))
+    task_grads[-1] = -(shares[:-1] @ task_grads[:-1]) / shares[-1]
+    return task_grads
+
+
+def near_opposed(num_tasks, rng):
+    sign = np.where(np.arange(num_tasks) % 2, 1.0, -1.0)[:, None]
+    return sign * rng.standard_normal(40) + 1e-4 * rng.standard_normal((num_tasks, 40))
+
+
+def exactly_opposed(num_tasks, rng):
+    return np.where(np.arange(num_tasks) % 2, 1.0, -1.0)[:, None] * rng.standard_normal(10)
+
+
+def parallel(num_tasks, rng):
+    return (1.0 + np.arange(num_tasks))[:, None] * rng.standard_normal(10)
+
+
+# Room for a common direction: the answer is well determined in float32.
+BENIGN = {
+    f.__name__: f for f in (gaussian, correlated, opposed, duplicated, spread_4, spread_12, huge, minute, simplex_points)
+}
+# The direction is (nearly) zero, or not unique: only finiteness and certificates can be asked.
+DEGENERATE = {
+    f.__name__: f for f in (zero, zero_row, low_rank, stationary, near_opposed, exactly_opposed, parallel)
+}
+JACOBIANS = BENIGN | DEGENERATE
+
+
+def draw(name, num_tasks, seed=0):
+    """Return a float32 Jacobian of shape (T, P) by name."""
+    return JACOBIANS[name](num_tasks, np.random.default_rng(seed)).astype(np.float32)
