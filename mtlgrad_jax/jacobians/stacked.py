@@ -9,6 +9,8 @@ from jax import lax
 
 from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.jacobians._contraction import contract, widest
+from mtlgrad_jax.jacobians._losses import check_chunk_size, is_inexact, loss_vector, map_in_chunks, shapes, trainable
+from mtlgrad_jax.jacobians._losses import stack_losses as stack_losses
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
 
@@ -57,23 +59,23 @@ def count_tasks(task_grads: PyTree, *, expected: int | None = None, params: PyTr
     """
     wanted = "expected stacked task gradients with leaves (T, *param_shape)"
     advice = "stack one gradient per task along a new leading axis, as mtl.task_value_and_grad does"
-    leaves = [leaf for leaf in jax.tree.leaves(task_grads) if _is_inexact(leaf)]
+    leaves = [leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)]
     if not leaves:
-        raise ValueError(f"{wanted}, got a tree without floating-point leaves: {_shapes(task_grads)}; {advice}.")
+        raise ValueError(f"{wanted}, got a tree without floating-point leaves: {shapes(task_grads)}; {advice}.")
     lengths = {jnp.shape(leaf)[:1] for leaf in leaves}
     if len(lengths) > 1 or () in lengths:
-        raise ValueError(f"{wanted} of one and the same T, got {_shapes(task_grads)}; {advice}.")
+        raise ValueError(f"{wanted} of one and the same T, got {shapes(task_grads)}; {advice}.")
     ((num_tasks,),) = lengths
     if num_tasks == 0:
-        raise ValueError(f"{wanted} for at least one task, got {_shapes(task_grads)}; {advice}.")
+        raise ValueError(f"{wanted} for at least one task, got {shapes(task_grads)}; {advice}.")
     if expected is not None and num_tasks != expected:
-        raise ValueError(f"{wanted} for num_tasks={expected}, got T={num_tasks} in {_shapes(task_grads)}; {advice}.")
+        raise ValueError(f"{wanted} for num_tasks={expected}, got T={num_tasks} in {shapes(task_grads)}; {advice}.")
     if params is not None and jax.tree.structure(params) == jax.tree.structure(task_grads):
         for leaf, param in zip(jax.tree.leaves(task_grads), jax.tree.leaves(params), strict=True):
-            if _is_inexact(leaf) and jnp.shape(leaf) != (num_tasks, *jnp.shape(param)):
+            if is_inexact(leaf) and jnp.shape(leaf) != (num_tasks, *jnp.shape(param)):
                 raise ValueError(
                     f"{wanted}, got {jnp.shape(leaf)} for a parameter of shape {jnp.shape(param)} in "
-                    f"{_shapes(task_grads)}; {advice}."
+                    f"{shapes(task_grads)}; {advice}."
                 )
     return num_tasks
 
@@ -129,7 +131,7 @@ def scaled_gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None =
       (True, -98)
     """
     count_tasks(task_grads)
-    leaves = [leaf for leaf in jax.tree.leaves(task_grads) if _is_inexact(leaf)]
+    leaves = [leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)]
     dtype = widest(leaves)
     plain = _sum_over(axis_name, _gram_of(leaves, dtype))
 
@@ -171,7 +173,7 @@ def combine(task_grads: PyTree, weights: Weights, *, keep: jax.Array | None = No
     """
 
     def combine_leaf(leaf):
-        if not _is_inexact(leaf):
+        if not is_inexact(leaf):
             return jnp.zeros(jnp.shape(leaf)[1:], jnp.int32 if leaf.dtype == jax.dtypes.float0 else leaf.dtype)
         wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
         if keep is not None:
@@ -216,73 +218,18 @@ def task_value_and_grad(
       Array([[3., 3.],
              [2., 4.]], dtype=float32)
     """
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"expected chunk_size of at least 1 task or None for all at once, got {chunk_size}.")
+    check_chunk_size(chunk_size)
 
     def value_and_grad(params, *args, **kwargs):
-        leaves, treedef = jax.tree.flatten(params)
-        trainable = [_is_inexact(leaf) for leaf in leaves]
-        _check_trainable(leaves)
-
-        def loss_vector(floats):
-            floats = iter(floats)
-            merged = [next(floats) if train else leaf for leaf, train in zip(leaves, trainable, strict=True)]
-            result = losses_fn(jax.tree.unflatten(treedef, merged), *args, **kwargs)
-            losses, aux = result if has_aux else (result, None)
-            return stack_losses(losses), aux
-
-        floats = [leaf for leaf, train in zip(leaves, trainable, strict=True) if train]
-        losses, pull_back, aux = jax.vjp(loss_vector, floats, has_aux=True)
-        one_hot = jnp.eye(losses.shape[0], dtype=losses.dtype)
-        rows = _map_in_chunks(lambda seed: pull_back(seed)[0], one_hot, chunk_size)
-        rows = iter(rows)
-        stacked = [
-            next(rows) if train else jnp.zeros((losses.shape[0], *jnp.shape(leaf)), jnp.result_type(leaf))
-            for leaf, train in zip(leaves, trainable, strict=True)
-        ]
-        return ((losses, aux) if has_aux else losses), jax.tree.unflatten(treedef, stacked)
+        where = trainable(params)
+        floats, others = where.split(params)
+        function = loss_vector(losses_fn, where, others, has_aux)
+        losses, pull_back, aux = jax.vjp(lambda leaves: function(leaves, *args, **kwargs), floats, has_aux=True)
+        rows = map_in_chunks(lambda seed: pull_back(seed)[0], jnp.eye(losses.shape[0], dtype=losses.dtype), chunk_size)
+        zeros = [jnp.zeros((losses.shape[0], *jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in others]
+        return ((losses, aux) if has_aux else losses), where.merge(rows, zeros)
 
     return value_and_grad
-
-
-def stack_losses(losses: Any) -> jax.Array:
-    """Return the losses of all tasks as one vector, a dict in the order in which it was written."""
-    parts = list(losses.values()) if isinstance(losses, dict) else losses
-    if isinstance(parts, list | tuple):
-        shapes = [jnp.shape(part) for part in parts]
-        if not parts or any(shape != () for shape in shapes):
-            raise ValueError(f"expected one scalar loss per task, got shapes {shapes}; reduce each to a scalar.")
-        return jnp.stack(parts)
-    if jnp.ndim(parts) != 1 or jnp.shape(parts)[0] == 0:
-        raise ValueError(
-            f"expected losses of shape (T,), one scalar per task, got shape {jnp.shape(parts)}; "
-            "return jnp.stack([loss_1, ..., loss_T]), or a tuple or dict of scalars."
-        )
-    return parts
-
-
-def _check_trainable(leaves):
-    if not any(map(_is_inexact, leaves)):
-        raise ValueError(f"expected parameters with floating-point leaves, got {_shapes(leaves)}.")
-
-
-def _map_in_chunks(function, rows, chunk_size):
-    if chunk_size is None or chunk_size >= rows.shape[0]:
-        return jax.vmap(function)(rows)
-    return lax.map(function, rows, batch_size=None if chunk_size == 1 else chunk_size)
-
-
-def _is_inexact(leaf):
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-
-
-def _shapes(tree):
-    described = [
-        f"{jax.tree_util.keystr(path) or 'array'}: {jnp.result_type(leaf).name}{jnp.shape(leaf)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
-    shown = described[:8] + ([f"and {len(described) - 8} more"] if len(described) > 8 else [])
-    return "{" + ", ".join(shown) + "}"
 
 
 def _gram_of(leaves, dtype, exponent=None):

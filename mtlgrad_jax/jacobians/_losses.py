@@ -1,0 +1,102 @@
+"""The losses of all tasks as one vector-valued function of the trainable leaves."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mtlgrad_jax.typing import PyTree
+
+
+class Trainable(NamedTuple):
+    """Where the floating-point leaves of a tree stand; the rest carries no gradient."""
+
+    treedef: jax.tree_util.PyTreeDef
+    is_trainable: tuple[bool, ...]  # one per leaf
+
+    def split(self, tree: PyTree) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Return the trainable leaves and the others."""
+        marked = list(zip(jax.tree.leaves(tree), self.is_trainable, strict=True))
+        return [leaf for leaf, train in marked if train], [leaf for leaf, train in marked if not train]
+
+    def merge(self, trainable: list[jax.Array], others: list[jax.Array]) -> PyTree:
+        """Undo `split`."""
+        trainable, others = iter(trainable), iter(others)
+        return self.treedef.unflatten([next(trainable if train else others) for train in self.is_trainable])
+
+
+def trainable(params: PyTree) -> Trainable:
+    """Find the floating-point leaves of the parameters, or explain that there are none."""
+    leaves, treedef = jax.tree.flatten(params)
+    marks = tuple(is_inexact(leaf) for leaf in leaves)
+    if not any(marks):
+        raise ValueError(f"expected parameters with floating-point leaves, got {shapes(params)}; pass the parameters.")
+    return Trainable(treedef, marks)
+
+
+def loss_vector(losses_fn: Callable[..., Any], where: Trainable, others: list[jax.Array], has_aux: bool):
+    """Turn the user's function of the parameters into a function of the trainable leaves.
+
+    Args:
+      losses_fn: `losses_fn(params, *args, **kwargs)`, as in `task_value_and_grad`.
+      where: Which leaves are trainable.
+      others: The leaves that are not.
+      has_aux: Whether `losses_fn` returns auxiliary data too.
+
+    Returns:
+      A function returning losses of shape `(T,)` and the auxiliary data, None without.
+    """
+
+    def function(leaves, *args, **kwargs):
+        result = losses_fn(where.merge(leaves, others), *args, **kwargs)
+        losses, aux = result if has_aux else (result, None)
+        return stack_losses(losses), aux
+
+    return function
+
+
+def stack_losses(losses: Any) -> jax.Array:
+    """Return the losses of all tasks as one vector, a dict in the order in which it was written."""
+    parts = list(losses.values()) if isinstance(losses, dict) else losses
+    if isinstance(parts, list | tuple):
+        found = [jnp.shape(part) for part in parts]
+        if not parts or any(shape != () for shape in found):
+            raise ValueError(f"expected one scalar loss per task, got shapes {found}; reduce each to a scalar.")
+        return jnp.stack(parts)
+    if jnp.ndim(parts) != 1 or jnp.shape(parts)[0] == 0:
+        raise ValueError(
+            f"expected losses of shape (T,), one scalar per task, got shape {jnp.shape(parts)}; "
+            "return jnp.stack([loss_1, ..., loss_T]), or a tuple or dict of scalars."
+        )
+    return parts
+
+
+def check_chunk_size(chunk_size: int | None, of: str = "task") -> None:
+    """Raise unless the number of rows per sweep is a positive int or None."""
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"expected chunk_size of at least 1 {of} or None for all at once, got {chunk_size}.")
+
+
+def map_in_chunks(function: Callable[[PyTree], PyTree], rows: PyTree, chunk_size: int | None) -> PyTree:
+    """Map a function over the leading axis, `chunk_size` rows at a time, all at once for None."""
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    if chunk_size is None or chunk_size >= num_rows:
+        return jax.vmap(function)(rows)
+    return lax.map(function, rows, batch_size=None if chunk_size == 1 else chunk_size)
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf is floating or complex, so that it has a gradient."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def shapes(tree: PyTree) -> str:
+    """Describe the leaves of a tree for an error message."""
+    described = [
+        f"{jax.tree_util.keystr(path) or 'array'}: {jnp.result_type(leaf).name}{jnp.shape(leaf)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    shown = described[:8] + ([f"and {len(described) - 8} more"] if len(described) > 8 else [])
+    return "{" + ", ".join(shown) + "}"
