@@ -1,5 +1,7 @@
 """Methods × promises × nasty Jacobians."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +21,15 @@ def sizes_for(method):
     return [t for t in SIZES if method.min_tasks <= t <= (method.max_tasks or t)]
 
 
+@functools.cache
+def jitted(method):
+    return jax.jit(method.weigh)
+
+
 def weigh(method, task_grads):
     """Weights as float64, of the Gram matrix that a transformation would hand over."""
     gram, log2_scale = stacked.scaled_gram(jnp.asarray(task_grads))
-    weights = np.asarray(jax.jit(method.weigh)(gram), np.float64)
+    weights = np.asarray(jitted(method)(gram), np.float64)
     return weights * 2.0 ** (method.degree * int(log2_scale))
 
 
@@ -64,8 +71,9 @@ def test_no_auxiliary_is_hurt_and_the_primary_is_followed(name, jacobian):
         lengths = np.linalg.norm(task_grads.astype(np.float64), axis=1)
         slopes = task_grads.astype(np.float64) @ update
         assert np.all(slopes >= -1e-5 * lengths * lengths[0]), (num_tasks, slopes)
-        agreeing = np.concatenate([task_grads[:1], np.abs(slopes[1:, None]) * task_grads[:1]]).astype(np.float32)
         if jacobian in BENIGN:
+            factors = np.random.default_rng(1).uniform(0.1, 10, (num_tasks - 1, 1)).astype(np.float32)
+            agreeing = np.concatenate([task_grads[:1], factors * task_grads[:1]])
             np.testing.assert_allclose(update_of(METHODS[name], agreeing), task_grads[0], rtol=1e-6)
 
 

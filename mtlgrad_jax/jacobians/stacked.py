@@ -1,6 +1,7 @@
 """J held in full: a pytree shaped like the parameters whose leaves have a leading task axis."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -131,7 +132,11 @@ def scaled_gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None =
       (True, -98)
     """
     count_tasks(task_grads)
-    leaves = [leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)]
+    return _scaled_gram([leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)], axis_name)
+
+
+@partial(jax.jit, static_argnames="axis_name")
+def _scaled_gram(leaves, axis_name):
     dtype = widest(leaves)
     plain = _sum_over(axis_name, _gram_of(leaves, dtype))
 

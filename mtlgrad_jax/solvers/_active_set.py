@@ -71,7 +71,7 @@ def solve(quadratic: jax.Array, linear: jax.Array, start: jax.Array, needed: jax
         free = free | (unblocked & ~arrived & (index == steepest))
 
         residual = residual_at(x, slope)
-        num_arrivals = face.num_arrivals + arrived
+        num_arrivals = face.num_arrivals + arrived.astype(jnp.int32)
         stationary = jnp.all((slope >= -tolerance) & ((x == 0) | (slope <= tolerance)))
         better = arrived & (residual < face.residual)
         return _Face(

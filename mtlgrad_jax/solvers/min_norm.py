@@ -86,7 +86,7 @@ def penalized(gram, num_simplex):
     on_simplex = jnp.arange(gram.shape[0]) < num_simplex
     correlation, lengths = normalize_rows(gram)
     shortest = jnp.min(lengths[:num_simplex])
-    ratio = jnp.where(lengths > 0, shortest * reciprocal(lengths), on_simplex)  # limit at a zero row
+    ratio = jnp.where(lengths > 0, shortest * reciprocal(lengths), on_simplex.astype(gram.dtype))  # limit at a zero row
     share = jnp.where(on_simplex, ratio, 0)
     stationary = on_simplex & (lengths == 0)
     correlation = correlation - jnp.diag(stationary.astype(gram.dtype))

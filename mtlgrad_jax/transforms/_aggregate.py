@@ -1,8 +1,7 @@
 """From any weighting to an Optax transformation: the one place where J, G, w and u meet."""
 
-import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.solvers._full_precision import dot
 from mtlgrad_jax.solvers.certificates import conflict_gap
 from mtlgrad_jax.transforms import _nonfinite
-from mtlgrad_jax.typing import PER_STEP_EXTRAS, PyTree, StatefulWeighting, Weighting
+from mtlgrad_jax.typing import PyTree, StatefulWeighting, Weighting, as_stateful
 
 try:  # lets one object be chained and be used in optax.experimental.aggregating.process
     from optax.experimental import aggregating
@@ -101,64 +100,50 @@ def build(
     Returns:
       The transformation.
     """
-    _check_options(weighting, num_tasks, nonfinite)
-    memory_init, weigh = _as_stateful(weighting)
+    stateful = as_stateful(weighting)
+    check_options(stateful, num_tasks, nonfinite)
 
     def init(params):
-        if num_tasks is None:
-            return optax.EmptyState()
-        dtype = _record_dtype(params)
-        return AggregateState(
-            gram=jnp.zeros((num_tasks, num_tasks), dtype),
-            log2_scale=jnp.zeros((), jnp.int32),
-            weights=jnp.zeros(num_tasks, dtype),
-            gap=jnp.full((), jnp.inf, dtype),
-            num_nonfinite=jnp.zeros(num_tasks, jnp.int32),
-            memory=memory_init(num_tasks),
-        )
+        memory = stateful.init(num_tasks)
+        return (memory or optax.EmptyState()) if num_tasks is None else empty_record(num_tasks, params, memory)
 
     def update(updates, state, params=None, **extra_args):
         actual = stacked.count_tasks(updates, expected=num_tasks, params=params)
         gram, log2_scale = stacked.scaled_gram(updates, axis_name=axis_name)
         finite = jnp.isfinite(jnp.diagonal(gram))
-        memory = () if num_tasks is None else state.memory
+        memory = state if num_tasks is None else state.memory
         extras = dict(extra_args, log2_scale=log2_scale)
 
         if nonfinite == "propagate":
-            weights, memory = weigh(gram, memory, extras)
+            weights, memory = stateful.update(gram, memory, **extras)
             applied, keep = weights, None
         elif nonfinite == "skip":
             usable = jnp.all(finite)
             gram = jnp.where(usable, gram, 0)
-            weights, proposed = weigh(gram, memory, extras)
+            weights, proposed = stateful.update(gram, memory, **extras)
             memory = jax.tree.map(lambda new, old: jnp.where(usable, new, old), proposed, memory)
             applied, keep = jnp.where(usable, weights, 0), jnp.broadcast_to(usable, finite.shape)
         else:
             rows = _nonfinite.stand_in(finite, num_primary or actual, gram.dtype)
             gram = _nonfinite.stand_in_gram(gram, finite, rows)
-            weights, memory = weigh(gram, memory, extras)
+            weights, memory = stateful.update(gram, memory, **extras)
             applied, keep = dot(weights, rows), finite
 
-        if num_tasks is not None:
-            gap = certificate(gram, weights)
-            state = AggregateState(
-                gram=gram.astype(state.gram.dtype),
-                log2_scale=log2_scale,
-                weights=applied.astype(state.weights.dtype),
-                gap=jnp.where(jnp.isfinite(gap), gap, jnp.inf).astype(state.gap.dtype),
-                num_nonfinite=state.num_nonfinite + ~finite,
-                memory=memory,
-            )
+        if num_tasks is None:
+            state = memory
+        else:
+            state = record(state, gram, log2_scale, applied, certificate(gram, weights), finite, memory)
         return stacked.combine(updates, applied, keep=keep), state
 
     return Aggregator(init, update)
 
 
-def _check_options(weighting, num_tasks, nonfinite):
+def check_options(method: StatefulWeighting, num_tasks: int | None, nonfinite: str):
+    """Raise a ValueError for a wrong policy, or a wrong or missing number of tasks."""
     if nonfinite not in _nonfinite.POLICIES:
         raise ValueError(f"expected nonfinite to be one of {', '.join(_nonfinite.POLICIES)}, got {nonfinite!r}.")
     if num_tasks is None:
-        if isinstance(weighting, StatefulWeighting):
+        if method.needs_num_tasks:
             raise ValueError("expected num_tasks for a method that keeps state, got None; pass the number of tasks.")
     elif not isinstance(num_tasks, int) or num_tasks < 1:
         raise ValueError(
@@ -167,19 +152,27 @@ def _check_options(weighting, num_tasks, nonfinite):
         )
 
 
-def _as_stateful(weighting):
-    """Return init and update of a weighting, the latter picking the extras that the method names."""
-    stateful = isinstance(weighting, StatefulWeighting)
-    parameters = inspect.signature(weighting.update if stateful else weighting).parameters
-    named = [name for name in PER_STEP_EXTRAS if name in parameters]
-
-    def weigh(gram, memory, extras):
-        chosen: dict[str, Any] = {name: extras[name] for name in named if name in extras}
-        return weighting.update(gram, memory, **chosen) if stateful else (weighting(gram, **chosen), memory)
-
-    return (weighting.init if stateful else lambda num_tasks: ()), weigh
-
-
-def _record_dtype(params):
+def empty_record(num_tasks: int, params: PyTree, memory: PyTree) -> AggregateState:
+    """Return the state before the first step; it makes no use of values, only of dtypes."""
     wide = any(jnp.result_type(leaf) in (jnp.float64, jnp.complex128) for leaf in jax.tree.leaves(params))
-    return jnp.float64 if wide else jnp.float32
+    dtype = jnp.float64 if wide else jnp.float32
+    return AggregateState(
+        gram=jnp.zeros((num_tasks, num_tasks), dtype),
+        log2_scale=jnp.zeros((), jnp.int32),
+        weights=jnp.zeros(num_tasks, dtype),
+        gap=jnp.full((), jnp.inf, dtype),
+        num_nonfinite=jnp.zeros(num_tasks, jnp.int32),
+        memory=memory,
+    )
+
+
+def record(state: AggregateState, gram, log2_scale, weights, gap, finite, memory: PyTree) -> AggregateState:
+    """Return the state after a step, in the dtypes of the one before."""
+    return AggregateState(
+        gram=gram.astype(state.gram.dtype),
+        log2_scale=log2_scale,
+        weights=weights.astype(state.weights.dtype),
+        gap=jnp.where(jnp.isfinite(gap), gap, jnp.inf).astype(state.gap.dtype),
+        num_nonfinite=state.num_nonfinite + (~finite).astype(jnp.int32),
+        memory=memory,
+    )
