@@ -1,0 +1,48 @@
+"""Train twice, report, draw."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+import optax
+from rich.console import Console
+from tqdm import tqdm
+
+from mtlgrad_jax.demo import figure, methods, problems, report, training
+
+BASELINE = "summed loss"
+
+
+def run(
+    problem_name: str,
+    method_name: str,
+    method: optax.GradientTransformationExtraArgs,
+    *,
+    num_steps: int,
+    seed: int,
+    path: Path,
+) -> None:
+    """Train on the summed loss and with a method, print the table and save the figure.
+
+    Args:
+      problem_name: See `problems.make`.
+      method_name: What the method is called in the table.
+      method: The Optax transformation of stacked task gradients.
+      num_steps: Steps of each run.
+      seed: Decides everything random.
+      path: File of the figure.
+
+    Raises:
+      UnsuitableMethod: If the method cannot work with what the train step hands to it.
+    """
+    started = time.perf_counter()
+    problem = problems.make(problem_name, seed)
+    runs = {}
+    for name, transformation in ((BASELINE, methods.summed()), (method_name, method)):
+        runs[name] = training.train(
+            problem, transformation, num_steps=num_steps, seed=seed, progress=partial(tqdm, desc=name, unit="step")
+        )
+    title = f"Problem {problem_name!r}: {num_steps} steps, seed {seed}"
+    report.show(runs, problem.tasks, title=title, console=Console())
+    figure.save(path, runs, title=title, held_out=problem.held_out)
+    print(f"Figure: {path}\nTime: {time.perf_counter() - started:.0f} s")
