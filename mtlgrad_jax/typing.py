@@ -6,6 +6,7 @@ A *Jacobian* holds J and answers `gram()` and `combine(w)`. A *weighting* maps G
 is the small convex program inside a weighting, and returns its answer with a certificate.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -49,6 +50,19 @@ class StatefulWeighting(NamedTuple):
 
     init: Callable[[int], PyTree]  # num_tasks -> state
     update: Callable[..., tuple[Weights, PyTree]]  # (gram, state, **extras) -> (weights, state)
+    needs_num_tasks: bool = True  # false if `init` makes the same state for every T, as for a random key
+
+
+class RowMethod(NamedTuple):
+    """A method that a Gram matrix is not enough for.
+
+    It works coordinate by coordinate or remembers gradients, so it is given J and returns the update itself.
+    The weights are those on the rows that it combined, or None if its update is no combination of rows.
+    """
+
+    init: Callable[[int, PyTree], PyTree]  # (num_tasks, params) -> state
+    update: Callable[..., tuple[PyTree, Weights | None, PyTree]]  # (J, state, **extras) -> (u, weights, state)
+    needs_num_tasks: bool = True
 
 
 @runtime_checkable
@@ -60,4 +74,24 @@ class Jacobian(Protocol):
     def combine(self, weights: Weights) -> PyTree: ...
 
 
-PER_STEP_EXTRAS = ("losses", "log2_scale")
+PER_STEP_EXTRAS = ("losses", "log2_scale", "cross_gram", "previous_batch_losses")
+
+
+def as_stateful(weighting: Weighting | StatefulWeighting) -> StatefulWeighting:
+    """Return a weighting as an `(init, update)` pair whose update takes all extras and passes on those it names."""
+    if isinstance(weighting, StatefulWeighting):
+        return weighting._replace(update=picking_extras(weighting.update))
+    weigh = picking_extras(weighting)
+    return StatefulWeighting(
+        init=lambda num_tasks: (),
+        update=lambda gram, state, **extras: (weigh(gram, **extras), state),
+        needs_num_tasks=False,
+    )
+
+
+def picking_extras(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function be called with any extras: it is given those of PER_STEP_EXTRAS that it names."""
+    parameters = inspect.signature(function).parameters
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    named = PER_STEP_EXTRAS if takes_all else tuple(name for name in PER_STEP_EXTRAS if name in parameters)
+    return lambda *args, **extras: function(*args, **{name: extras[name] for name in named if name in extras})
