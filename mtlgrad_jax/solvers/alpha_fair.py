@@ -1,0 +1,146 @@
+"""The α-fair program: Nash bargaining (α = 1) and its relatives, by damped Newton steps."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.lax import linalg
+
+from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
+from mtlgrad_jax.solvers._full_precision import dot
+from mtlgrad_jax.solvers._scaling import normalize_rows, reciprocal, row_norms
+from mtlgrad_jax.solvers.min_norm import check_gram, min_norm
+from mtlgrad_jax.typing import Gram, Solution
+
+MAX_STEPS = 60
+
+
+class _Newton(NamedTuple):
+    v: jax.Array  # (T,), weights of the gradients of length one, positive
+    change: jax.Array  # (), largest relative change of the last step
+    num_steps: jax.Array  # () int32
+
+
+@jax.jit
+def alpha_fair(gram: Gram, *, alpha: jax.Array | float = 1.0, log2_scale: jax.Array | int = 0) -> Solution:
+    """Find weights that are each the given power of the progress of their task.
+
+    The stationarity conditions of a strictly convex program. Steps are shortened so that no weight falls by
+    more than a fixed share, which makes every step a descent step without a line search.
+
+    (Gw)ᵢ = wᵢ^(−1/α),  w > 0;   min ½wᵀGw − Σ wᵢ^(1−1/α)/(1−1/α)   (α = 1: Σ log wᵢ)
+
+    Args:
+      gram: G = JJᵀ, shape `(T, T)`, float32 or float64.
+      alpha: α > 0.
+      log2_scale: k, if `gram` is that of 2⁻ᵏJ.
+
+    Returns:
+      `Solution(x, gap, num_steps)`: w, shape `(T,)`, in units of length^(−2α/(1+α)), and
+      the gap of `fairness_gap`. At a Pareto stationary point there is no answer: w = 0 and the gap is infinite.
+      A zero gradient gets weight zero and is left out. Input that is not finite gives NaN and an infinite gap.
+      With α ≠ 1 and lengths spread over more than about six decades the conditions of the shortest gradients
+      are below the rounding of the others, and the gap says so.
+
+    Raises:
+      ValueError: If `gram` is not square.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> mtl.solvers.alpha_fair(jnp.diag(jnp.array([4.0, 1.0]))).x
+      Array([0.5, 1. ], dtype=float32)
+
+    References:
+      Navon et al. (Nash-MTL), arXiv 2202.01017, (2); Ban & Ji (FairGrad), arXiv 2402.15638, (6).
+    """
+    num_tasks = check_gram(gram)
+    finite = jnp.all(jnp.isfinite(gram))
+    safe = jnp.where(finite, gram, jnp.eye(num_tasks, dtype=gram.dtype))
+    alpha = jnp.asarray(alpha, gram.dtype)
+
+    half = exponent_of(jnp.max(row_norms(safe)))
+    unit = scale_by_power_of_two(safe, -2 * half)
+    correlation, lengths = normalize_rows(unit)
+    present = lengths > 0
+    shortest = min_norm(correlation).x
+    hull = dot(shortest, dot(correlation, shortest))  # squared distance of the hull of unit gradients from zero
+    solvable = hull > 8 * jnp.finfo(gram.dtype).eps
+    v, num_steps = _newton(correlation, jnp.where(present, lengths, 1), alpha, solvable)
+    weights = jnp.where(solvable & present, v * reciprocal(lengths), 0)
+
+    gap = fairness_gap(unit, weights, alpha=alpha)
+    weights = _rescale(weights, -2 * alpha / (1 + alpha), half + jnp.asarray(log2_scale))
+    return Solution(jnp.where(finite, weights, jnp.nan), jnp.where(finite, gap, jnp.inf), num_steps)
+
+
+def fairness_gap(gram: Gram, weights: jax.Array, *, alpha: jax.Array | float = 1.0) -> jax.Array:
+    """Measure how unequal wᵢ^(1/α)(Gw)ᵢ is among tasks, whatever the length of w.
+
+    Args:
+      gram: G, shape `(T, T)`.
+      weights: w, shape `(T,)`, non-negative.
+      alpha: α > 0.
+
+    Returns:
+      The largest relative deviation from the mean, a non-negative scalar; infinite if w = 0 although there
+      are gradients. Zero gradients are left out.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mtlgrad_jax.solvers.alpha_fair import fairness_gap
+      >>> float(fairness_gap(jnp.eye(2), jnp.array([3.0, 1.0])))
+      0.8
+    """
+    lengths = row_norms(gram)
+    present = lengths > 0
+    alpha = jnp.asarray(alpha, gram.dtype)
+    shares = weights * reciprocal(jnp.max(weights))
+    unit = reciprocal(jnp.max(lengths))
+    progress = jnp.power(shares, 1 / alpha) * dot(gram * unit * unit, shares)
+    num_present = jnp.maximum(jnp.sum(present.astype(gram.dtype)), 1)
+    mean = jnp.sum(jnp.where(present, progress, 0)) / num_present
+    deviation = jnp.max(jnp.where(present, jnp.abs(progress - mean), 0)) / jnp.where(mean > 0, mean, 1)
+    return jnp.where(jnp.any(present) & ~(mean > 0), jnp.inf, deviation)
+
+
+def _newton(correlation, lengths, alpha, needed):
+    """Solve (Cv)ᵢ = κᵢ vᵢ^(−1/α), κᵢ = ‖gᵢ‖^(1/α − 1), the program of unit gradients."""
+    num_tasks = lengths.shape[0]
+    eps = jnp.finfo(lengths.dtype).eps
+    power = 1 - 1 / alpha
+    kappa = jnp.power(lengths, -power)
+    largest_fall = 1 - jnp.power(2 / 3, 1 / (1 + 1 / alpha)).astype(lengths.dtype)  # curvature rises by ≤ 3/2
+    identity = jnp.eye(num_tasks, dtype=lengths.dtype)
+
+    def advance(newton):
+        v = newton.v
+        reward = kappa * jnp.power(v, power)
+        residual = reward - v * dot(correlation, v)
+        matrix = correlation * v[:, None] * v[None, :] + jnp.diag(reward / alpha)
+        inverse = 1 / jnp.sqrt(jnp.diagonal(matrix))
+        matrix = matrix * inverse[:, None] * inverse[None, :] + 8 * num_tasks * eps * identity
+        factor = linalg.cholesky(matrix, symmetrize_input=False)
+        column = linalg.triangular_solve(factor, (residual * inverse)[:, None], left_side=True, lower=True)
+        column = linalg.triangular_solve(factor, column, left_side=True, lower=True, transpose_a=True)
+        change = column[:, 0] * inverse
+        fall = jnp.max(-change)
+        change = change * jnp.where(fall > largest_fall, largest_fall / jnp.where(fall > 0, fall, 1), 1)
+        return _Newton(v * (1 + change), jnp.max(jnp.abs(change)), newton.num_steps + 1)
+
+    def unfinished(newton):
+        return (newton.change > jnp.sqrt(eps)) & (newton.num_steps < MAX_STEPS)
+
+    # Exact if all tasks agree; otherwise too small, from where Newton steps double the weights.
+    start = jnp.power(kappa / num_tasks, 1 / (1 + 1 / alpha))
+    none = (0 * start[0]).astype(jnp.int32)
+    end = lax.while_loop(unfinished, advance, _Newton(start, needed.astype(start.dtype), none))
+    return end.v, end.num_steps
+
+
+def _rescale(weights, degree, exponent):
+    """Multiply by 2^(degree · exponent), exactly where that is an integer power."""
+    total = degree * exponent.astype(weights.dtype)
+    whole = jnp.round(total)
+    return scale_by_power_of_two(weights, whole.astype(jnp.int32)) * jnp.exp2(total - whole)

@@ -1,0 +1,125 @@
+"""CAGrad's program: the direction in a ball that serves the worst-off task best."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mtlgrad_jax.solvers._full_precision import dot
+from mtlgrad_jax.solvers._scaling import reciprocal, row_norms, without_scale
+from mtlgrad_jax.solvers.min_norm import check_gram, min_norm
+from mtlgrad_jax.solvers.nnls import nnls
+from mtlgrad_jax.typing import Gram, Solution
+
+MAX_STEPS = 40
+
+
+class _Level(NamedTuple):
+    level: jax.Array  # (), ν, never below the optimal value
+    x: jax.Array  # (T,), the closest direction that reaches ν is Jᵀ(p + x)
+    distance: jax.Array  # (), ‖Jᵀx‖
+    lower: jax.Array  # (), the next ν
+    num_steps: jax.Array  # () int32
+
+
+@jax.jit
+def max_min_in_ball(gram: Gram, center: jax.Array, radius: jax.Array | float) -> Solution:
+    """Find the direction near Jᵀp whose smallest inner product with a gradient is largest.
+
+    The nearest direction that reaches a level ν is a non-negative least-squares problem, and its distance
+    is convex in ν: Newton's method on ν approaches the radius from above, in a few steps.
+
+    max_d min_i ⟨gᵢ,d⟩  s.t.  ‖d − Jᵀp‖ ≤ r‖Jᵀp‖;   d = Jᵀ(p + x),  x ≥ 0
+
+    Args:
+      gram: G = JJᵀ, shape `(T, T)`, float32 or float64. Only ratios of its entries matter.
+      center: p, shape `(T,)`, same dtype.
+      radius: r ≥ 0, relative to the length of Jᵀp.
+
+    Returns:
+      `Solution(x, gap, num_steps)`: x ≥ 0, shape `(T,)`, and the duality gap of `max_min_gap`. Where several
+      directions are optimal (at Pareto stationary points, or with a zero gradient) it is the one nearest the
+      center. Input that is not finite gives NaN and an infinite gap.
+
+    Raises:
+      ValueError: If `gram` is not square or `center` is not of shape `(T,)`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> mtl.solvers.max_min_in_ball(jnp.eye(2), jnp.array([1.0, 0.0]), 0.5).x
+      Array([0. , 0.5], dtype=float32)
+
+    References:
+      Liu et al. (CAGrad), arXiv 2110.14048, (3) and its dual (5).
+    """
+    if center.shape != (check_gram(gram),):
+        raise ValueError(f"expected center of shape {gram.shape[:1]}, one weight per task, got {center.shape}.")
+    finite = jnp.all(jnp.isfinite(gram)) & jnp.all(jnp.isfinite(center))
+    safe = without_scale(jnp.where(finite, gram, jnp.eye(gram.shape[0], dtype=gram.dtype)))
+    p = jnp.where(finite, center, 0)
+    along = dot(safe, p)
+    reach = jnp.asarray(radius, gram.dtype) * _length(safe, p)
+
+    def visit(level, num_steps):
+        x = nnls(safe, along - level).x
+        distance = _length(safe, x)
+        return _Level(level, x, distance, jnp.minimum(_bound(safe, along, reach, x), level), num_steps)
+
+    def unfinished(visited):
+        outside = visited.distance > reach
+        return outside & (visited.lower < visited.level) & (visited.num_steps < MAX_STEPS)
+
+    # The levels that single tasks and the point of smallest norm allow: at a stationary point the latter is
+    # zero, above which no direction would reach.
+    singles = jnp.min(along + reach * row_norms(safe))
+    start = jnp.minimum(singles, _bound(safe, along, reach, min_norm(safe).x))
+    first = visit(start, (0 * start).astype(jnp.int32))
+    end = lax.while_loop(unfinished, lambda visited: visit(visited.lower, visited.num_steps + 1), first)
+    x = end.x * jnp.minimum(reach * reciprocal(end.distance), 1)
+    gap = max_min_gap(safe, p, radius, x)
+    return Solution(jnp.where(finite, x, jnp.nan), jnp.where(finite, gap, jnp.inf), end.num_steps)
+
+
+def max_min_gap(gram: Gram, center: jax.Array, radius: jax.Array | float, x: jax.Array) -> jax.Array:
+    """Measure the duality gap of Jᵀ(p + x) for the max-min program in a ball.
+
+    min_{α∈Δ} ⟨Jᵀα, Jᵀp⟩ + r‖Jᵀp‖‖Jᵀα‖ bounds every smallest inner product from above, here with α = x/Σx.
+
+    Args:
+      gram: G, shape `(T, T)`.
+      center: p, shape `(T,)`.
+      radius: r.
+      x: Shape `(T,)`, non-negative.
+
+    Returns:
+      A non-negative scalar, the worse of the gap relative to the largest squared length of a row and of how
+      far the direction lies outside the ball relative to the largest length.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mtlgrad_jax.solvers.max_min_in_ball import max_min_gap
+      >>> float(max_min_gap(jnp.eye(2), jnp.array([1.0, 0.0]), 0.5, jnp.array([0.0, 0.5])))
+      0.0
+    """
+    lengths = row_norms(gram)
+    unit = reciprocal(jnp.max(lengths))
+    gram = gram * unit * unit
+    along = dot(gram, center)
+    reach = jnp.asarray(radius, gram.dtype) * _length(gram, center)
+    upper = jnp.minimum(_bound(gram, along, reach, x), jnp.min(along + reach * lengths * unit))
+    dual = upper - jnp.min(along + dot(gram, x))
+    return jnp.maximum(jnp.maximum(dual, _length(gram, x) - reach), 0)
+
+
+def _bound(gram, along, reach, x):
+    """Return the dual objective at x/Σx, infinite at x = 0."""
+    total = jnp.sum(x)
+    share = x * reciprocal(total)
+    return jnp.where(total > 0, dot(share, along) + reach * _length(gram, share), jnp.inf)
+
+
+def _length(gram, weights):
+    """Return ‖Jᵀw‖."""
+    return jnp.sqrt(jnp.maximum(dot(weights, dot(gram, weights)), 0))

@@ -1,0 +1,30 @@
+"""The preference vector p: how much each task matters."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from mtlgrad_jax.solvers.min_norm import check_gram
+from mtlgrad_jax.typing import Gram
+
+
+def resolve(preference: ArrayLike | None, gram: Gram) -> jax.Array:
+    """Return p in the dtype of the Gram matrix, 1/T each by default.
+
+    Args:
+      preference: Shape `(T,)`, or None.
+      gram: G, shape `(T, T)`.
+
+    Returns:
+      p, shape `(T,)`.
+
+    Raises:
+      ValueError: If `gram` is not square or `preference` is not of shape `(T,)`.
+    """
+    num_tasks = check_gram(gram)
+    if preference is None:
+        return jnp.full_like(gram[0], 1 / num_tasks)
+    p = jnp.asarray(preference, gram.dtype)
+    if p.shape != (num_tasks,):
+        raise ValueError(f"expected preference of shape ({num_tasks},), one number per task, got {p.shape}.")
+    return p

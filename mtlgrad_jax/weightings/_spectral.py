@@ -1,0 +1,38 @@
+"""Eigenvalues of a Gram matrix, with the rounding error told apart from the rank."""
+
+import jax
+import jax.numpy as jnp
+
+from mtlgrad_jax.solvers._full_precision import dot
+
+
+def decompose(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return eigenvalues (ascending), eigenvectors, and which eigenvalues are more than rounding.
+
+    Args:
+      matrix: Positive semi-definite, shape `(n, n)`.
+
+    Returns:
+      λ, shape `(n,)`, with one in place of those that are rounding; V, shape `(n, n)`; a mask, shape `(n,)`.
+    """
+    values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+    kept = values > matrix.shape[0] * jnp.finfo(matrix.dtype).eps * values[-1]
+    return jnp.where(kept, values, 1), vectors, kept
+
+
+def equal_cosines(correlation: jax.Array, present: jax.Array) -> jax.Array:
+    """Return β = C⁺1: the combination of unit gradients that has inner product one with each of them.
+
+    Args:
+      correlation: C, shape `(T, T)`, unit diagonal.
+      present: Boolean, shape `(T,)`; rows without a gradient are left out.
+
+    Returns:
+      β, shape `(T,)`; the least-squares answer if there is no exact one, zero if that is zero up to rounding.
+    """
+    num_tasks = present.shape[0]
+    values, vectors, kept = decompose(jnp.where(present[:, None] & present[None, :], correlation, 0))
+    along = dot(vectors.T, present.astype(correlation.dtype))
+    share = jnp.where(kept, along / values, 0)
+    answered = dot(share, along) > 8 * num_tasks * jnp.finfo(correlation.dtype).eps
+    return jnp.where(answered & present, dot(vectors, share), 0)

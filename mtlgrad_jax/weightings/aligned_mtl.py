@@ -1,0 +1,60 @@
+"""Aligned-MTL: the gradients made orthogonal and equally long, as gently as possible."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from mtlgrad_jax.solvers._full_precision import dot
+from mtlgrad_jax.solvers._scaling import without_scale
+from mtlgrad_jax.typing import Gram, Weights
+from mtlgrad_jax.weightings import _preference, _spectral
+
+SCALES = ("min", "median", "rmse")
+
+
+def aligned_mtl(gram: Gram, *, preference: ArrayLike | None = None, scale: str = "min") -> Weights:
+    """Weigh tasks by the nearest gradients that are orthogonal and of one length.
+
+    All principal components of J are brought to the size of one of them, which removes both conflict and
+    dominance from the linear system (its condition number becomes one).
+
+    w = √λ_R·VΛ^(−½)Vᵀp,   G = VΛVᵀ,  R the rank of G
+
+    Args:
+      gram: G = JJᵀ, shape `(T, T)`.
+      preference: p, shape `(T,)`; 1/T each by default.
+      scale: λ_R is the smallest eigenvalue that is not zero (`"min"`, the paper), the median of these (the
+        lower of two), or their mean (`"rmse"`, the official code's other option).
+
+    Returns:
+      w, shape `(T,)`; sums to Σpᵢ (one by default) when all tasks agree. Eigenvalues below T·ε times the
+      largest, with ε that of the dtype of G, count as zero. When all gradients are zero, w = p.
+
+    Raises:
+      ValueError: If `scale` is unknown or `preference` is not of shape `(T,)`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> task_grads = jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+      >>> mtl.weightings.aligned_mtl(task_grads @ task_grads.T).round(3)
+      Array([0.559, 0.408], dtype=float32)
+
+    References:
+      Senushkin et al., "Independent component alignment for multi-task learning", arXiv 2305.19000, algorithm 1.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"expected scale to be one of {', '.join(map(repr, SCALES))}, got {scale!r}.")
+    p = _preference.resolve(preference, gram)
+    values, vectors, kept = _spectral.decompose(without_scale(gram))
+    ratio = jnp.where(kept, jnp.sqrt(_chosen(values, kept, scale) / values), 0)
+    return jnp.where(jnp.any(kept), dot(vectors, ratio * dot(vectors.T, p)), p)
+
+
+def _chosen(values, kept, scale):
+    """Return λ_R from the eigenvalues that are not zero, which are the last ones."""
+    num_tasks = values.shape[0]
+    rank = jnp.sum(kept, dtype=jnp.int32)
+    if scale == "rmse":
+        return jnp.sum(jnp.where(kept, values, 0)) / jnp.maximum(rank, 1).astype(values.dtype)
+    place = num_tasks - rank + ((rank - 1) // 2 if scale == "median" else 0)
+    return values[jnp.clip(place, 0, num_tasks - 1)]

@@ -1,0 +1,47 @@
+"""ConFIG: an equal angle with every gradient, and a length that follows their agreement."""
+
+import jax.numpy as jnp
+
+from mtlgrad_jax.solvers._full_precision import dot
+from mtlgrad_jax.solvers._scaling import normalize_rows, reciprocal, without_scale
+from mtlgrad_jax.solvers.min_norm import check_gram
+from mtlgrad_jax.typing import Gram, Weights
+from mtlgrad_jax.weightings import _spectral
+
+
+def conflict_free(gram: Gram) -> Weights:
+    """Weigh tasks so that the update makes the same acute angle with every gradient.
+
+    The direction does not change when a loss is rescaled; the length is the sum of the projections of all
+    gradients onto it, short in conflict and long in agreement.
+
+    u = unit([ĝ₁ … ĝ_T]⁺1),  d = (Σᵢ ⟨gᵢ,u⟩)u;   in Gram form d = Jᵀw,  wᵢ = βᵢ/‖gᵢ‖·Σⱼ ‖gⱼ‖(Cβ)ⱼ/βᵀCβ,  β = C⁺1
+
+    Args:
+      gram: G = JJᵀ, shape `(T, T)`; the pseudo-inverse of the (T, P) matrix of unit gradients is not needed.
+
+    Returns:
+      w, shape `(T,)`; sums to T when all tasks agree (compare `sum`, not `mean`). With linearly dependent
+      gradients the equal angle holds in the least-squares sense only. A zero gradient gets weight zero; in
+      exact opposition all weights are zero.
+
+    Raises:
+      ValueError: If `gram` is not square.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> task_grads = jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+      >>> (mtl.weightings.conflict_free(task_grads @ task_grads.T) @ task_grads).round(3)
+      Array([0.159, 2.071, 2.071], dtype=float32)
+
+    References:
+      Liu, Chu & Thuerey (ConFIG), arXiv 2408.11104, (2)–(3).
+    """
+    check_gram(gram)
+    correlation, lengths = normalize_rows(without_scale(gram))
+    shares = _spectral.equal_cosines(correlation, lengths > 0)
+    cosines = dot(correlation, shares)
+    square = dot(shares, cosines)
+    length = jnp.where(square > 0, dot(lengths, cosines) / jnp.where(square > 0, square, 1), 0)
+    return length * shares * reciprocal(lengths)

@@ -1,0 +1,63 @@
+"""DualProj: the average gradient, freed of its conflicts."""
+
+import jax
+from jax.typing import ArrayLike
+
+from mtlgrad_jax.solvers import nnls
+from mtlgrad_jax.solvers._full_precision import dot
+from mtlgrad_jax.solvers.certificates import nnls_gap
+from mtlgrad_jax.typing import Gram, Weights
+from mtlgrad_jax.weightings import _preference
+
+
+def dualproj(gram: Gram, *, preference: ArrayLike | None = None) -> Weights:
+    """Weigh tasks so that the update is the average gradient, projected onto what hurts no task.
+
+    The least change of the average that leaves a non-negative inner product with every gradient.
+
+    min ½‖d − Jᵀp‖²  s.t.  ⟨gᵢ,d⟩ ≥ 0;   w = p + x,  x = argmin_{x≥0} ½xᵀGx + xᵀGp
+
+    Args:
+      gram: G = JJᵀ, shape `(T, T)`.
+      preference: p, shape `(T,)`; 1/T each by default.
+
+    Returns:
+      w, shape `(T,)`; sums to Σpᵢ (one by default) when the average hurts no task, to more where it does. A
+      zero gradient keeps the weight pᵢ.
+
+    Raises:
+      ValueError: If `preference` is not of shape `(T,)`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> task_grads = jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+      >>> (mtl.weightings.dualproj(task_grads @ task_grads.T) @ task_grads).round(4)
+      Array([0.5556, 1.1111, 1.1111], dtype=float32)
+
+    References:
+      Lopez-Paz & Ranzato (GEM), arXiv 1706.08840, (11); Quinton & Rey, arXiv 2406.16232, for the name.
+    """
+    p = _preference.resolve(preference, gram)
+    return p + nnls(gram, dot(gram, p)).x
+
+
+def dualproj_gap(gram: Gram, weights: Weights, *, preference: ArrayLike | None = None) -> jax.Array:
+    """Measure how far weights are from DualProj's, by the optimality conditions of the projection.
+
+    Args:
+      gram: G, shape `(T, T)`.
+      weights: What `dualproj` returned, shape `(T,)`.
+      preference: As in `dualproj`.
+
+    Returns:
+      A non-negative scalar, see `solvers.certificates.nnls_gap`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mtlgrad_jax.weightings.dualproj import dualproj_gap
+      >>> float(dualproj_gap(jnp.eye(2), jnp.array([0.5, 0.5])))
+      0.0
+    """
+    p = _preference.resolve(preference, gram)
+    return nnls_gap(gram, dot(gram, p), weights - p)

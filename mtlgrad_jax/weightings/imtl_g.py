@@ -1,0 +1,46 @@
+"""IMTL-G: the update makes the same angle with every gradient."""
+
+import jax.numpy as jnp
+
+from mtlgrad_jax.solvers._scaling import normalize_rows, reciprocal
+from mtlgrad_jax.solvers.min_norm import check_gram
+from mtlgrad_jax.typing import Gram, Weights
+from mtlgrad_jax.weightings import _spectral
+
+
+def imtl_g(gram: Gram) -> Weights:
+    """Weigh tasks so that the update has the same projection onto every gradient's direction.
+
+    The direction does not change when a loss is rescaled.
+
+    ⟨u,gᵢ⟩/‖gᵢ‖ equal for all i,  Σ wᵢ = 1;   w = v/Σv,  v = D⁻¹C⁺1,  C = D⁻¹GD⁻¹,  D = diag ‖gᵢ‖
+
+    Args:
+      gram: G = JJᵀ, shape `(T, T)`.
+
+    Returns:
+      w, shape `(T,)`; the weights sum to one. Where Σv < 0, which takes three tasks in conflict, the paper's
+      formula as implemented here climbs every loss, and near Σv = 0 its weights are long. The pseudo-inverse
+      is that of the cosines, so that parallel gradients get the limit of nearly parallel ones; others
+      take that of G, which differs when G is singular. A zero gradient gets weight zero; so do
+      all tasks if no combination has a positive projection (exact opposition).
+
+    Raises:
+      ValueError: If `gram` is not square.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> task_grads = jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+      >>> mtl.weightings.imtl_g(task_grads @ task_grads.T).round(4)
+      Array([0.5923, 0.4077], dtype=float32)
+
+    References:
+      Liu et al., "Towards impartial multi-task learning" (ICLR 2021), (5)–(7).
+    """
+    check_gram(gram)
+    correlation, lengths = normalize_rows(gram)
+    shares = _spectral.equal_cosines(correlation, lengths > 0)
+    shares = shares * jnp.min(jnp.where(lengths > 0, lengths, jnp.inf)) * reciprocal(lengths)  # at most 1/T-ish
+    total = jnp.sum(shares)
+    return jnp.where(total != 0, shares / jnp.where(total != 0, total, 1), 0)
