@@ -7,7 +7,7 @@ from jax import lax
 
 from mtlgrad_jax._powers_of_two import scale_by_power_of_two
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.jacobians._contraction import contract
+from mtlgrad_jax.jacobians._contraction import contract, widest
 from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
 from mtlgrad_jax.transforms import _nonfinite
 from mtlgrad_jax.transforms._aggregate import Aggregator, check_options, empty_record, record
@@ -104,12 +104,14 @@ def cast_like(tree: PyTree, example: PyTree) -> PyTree:
 
 def inner_products(task_grads: PyTree, direction: PyTree, *, axis_name=None) -> jax.Array:
     """Return Re⟨gᵢ, u⟩ for every task, shape `(T,)`."""
+    pairs = zip(jax.tree.leaves(task_grads), jax.tree.leaves(direction), strict=True)
+    pairs = [(leaf, other) for leaf, other in pairs if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    dtypes = [jnp.promote_types(leaf.dtype, other.dtype) for leaf, other in pairs]
     products = [
-        contract(leaf, other.astype(leaf.dtype)[None], 1)[:, 0]
-        for leaf, other in zip(jax.tree.leaves(task_grads), jax.tree.leaves(direction), strict=True)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+        contract(leaf.astype(dtype), other.astype(dtype)[None], 1)[:, 0]
+        for (leaf, other), dtype in zip(pairs, dtypes, strict=True)
     ]
-    dtype = jnp.result_type(*(product.dtype for product in products))
+    dtype = widest(products)
     total = sum(product.astype(dtype) for product in products)
     return total if axis_name is None else lax.psum(total, axis_name)
 

@@ -1,0 +1,98 @@
+"""ExcessMTL: weigh tasks by how far they are from their optimum, as AdaGrad's metric tells it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from mtlgrad_jax.jacobians import stacked
+from mtlgrad_jax.jacobians._contraction import widest
+from mtlgrad_jax.transforms._rows import build_rows, zeros_like_rows
+from mtlgrad_jax.typing import PyTree, RowMethod
+
+
+class ExcessMtlState(NamedTuple):
+    """What `excess_mtl` remembers; as much memory as T gradients."""
+
+    roots: PyTree  # leaves (T, *param_shape), √Σ g² over the steps
+    log_weights: jax.Array  # (T,)
+    initial_excess: jax.Array  # (T,)
+    started: jax.Array  # () bool
+
+
+def excess_mtl(
+    num_tasks: int | None = None,
+    *,
+    learning_rate: float = 1e-2,
+    axis_name: str | tuple[str, ...] | None = None,
+    nonfinite: str = "propagate",
+) -> optax.GradientTransformationExtraArgs:
+    """Follow a convex combination of the task gradients with most weight where most is left to gain.
+
+    A large loss may be large because the task is noisy; the excess risk, estimated from the gradient in
+    AdaGrad's metric and relative to its first value, does not count what cannot be gained.
+
+    eᵢ = Σ gᵢ²/√Sᵢ,   Sᵢ = Σ over steps of gᵢ²,   w ∝ w·exp(η eᵢ/eᵢ(first)),   u = Jᵀw
+
+    Args:
+      num_tasks: T, needed: the state holds T gradients.
+      learning_rate: η.
+      axis_name: See `aggregate`.
+      nonfinite: See `aggregate`.
+
+    Returns:
+      An Optax transformation of stacked task gradients. The weights sum to one, and are equal at the first
+      step; the published code makes them sum to T. A task whose first gradient is zero counts as e/e(first) = 0
+      until one is not. No small number is added to √S, so a common scale of the gradients does not matter.
+
+    Raises:
+      ValueError: See `aggregate`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> tx = mtl.excess_mtl(num_tasks=2, learning_rate=1.0)
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for shrink in (1.0, 0.1):
+      ...     _, state = tx.update(jnp.diag(jnp.array([1.0, shrink])), state)
+      >>> jnp.round(state.weights, 4)
+      Array([0.6676, 0.3324], dtype=float32)
+
+    References:
+      He et al., ICML 2024, (6)–(9), with the relative excess of its section 3.2.
+    """
+
+    def init(num_tasks, params):
+        zeros = jnp.zeros(num_tasks)
+        return ExcessMtlState(zeros_like_rows(params, num_tasks), zeros, zeros, jnp.zeros((), bool))
+
+    def update(task_grads, state):
+        roots, excess = _accumulate(task_grads, state.roots, axis_name)
+        excess = excess.astype(state.log_weights.dtype)
+        initial = jnp.where(state.initial_excess > 0, state.initial_excess, excess)
+        relative = jnp.where(initial > 0, excess / jnp.where(initial > 0, initial, 1), 0)
+        step = jnp.asarray(learning_rate, relative.dtype) * jnp.minimum(relative, jnp.finfo(relative.dtype).max ** 0.5)
+        log_weights = jax.nn.log_softmax(state.log_weights + jnp.where(state.started, step, 0))
+        weights = jnp.exp(log_weights)
+        state = ExcessMtlState(roots, log_weights, initial, jnp.ones_like(state.started))
+        return stacked.combine(task_grads, weights), weights, state
+
+    return build_rows(RowMethod(init, update), num_tasks, axis_name=axis_name, nonfinite=nonfinite)
+
+
+def _accumulate(task_grads, roots, axis_name):
+    """Return √Σ g² after this step, and Σ g²/√Σ g² per task."""
+    leaves, treedef = jax.tree.flatten(task_grads)
+    dtype = widest([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)])
+    moved, excess = [], []
+    for leaf, root in zip(leaves, jax.tree.leaves(roots), strict=True):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            size = jnp.abs(leaf).astype(root.dtype)
+            root = jnp.hypot(root, size)  # squares would leave the range of a float
+            share = size * (size / jnp.where(root > 0, root, 1))
+            excess.append(jnp.sum(share, axis=tuple(range(1, leaf.ndim)), dtype=dtype))
+        moved.append(root)
+    total = sum(excess)
+    return jax.tree.unflatten(treedef, moved), total if axis_name is None else lax.psum(total, axis_name)

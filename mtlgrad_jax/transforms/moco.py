@@ -1,0 +1,87 @@
+"""MoCo: MGDA's program followed on gradients averaged over the steps."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtlgrad_jax._powers_of_two import scale_by_power_of_two
+from mtlgrad_jax.jacobians import stacked
+from mtlgrad_jax.solvers._full_precision import dot
+from mtlgrad_jax.transforms._rows import build_rows, cast_like, move_towards, zeros_like_rows
+from mtlgrad_jax.typing import PyTree, RowMethod
+from mtlgrad_jax.weightings._simplex import descend
+
+
+class MocoState(NamedTuple):
+    """What `moco` remembers; as much memory as T gradients."""
+
+    averages: PyTree  # leaves (T, *param_shape), Y
+    weights: jax.Array  # (T,), λ
+    count: jax.Array  # () int32
+
+
+def moco(
+    num_tasks: int | None = None,
+    *,
+    beta: optax.ScalarOrSchedule = 0.5,
+    gamma: optax.ScalarOrSchedule = 0.1,
+    rho: float = 0.1,
+    axis_name: str | tuple[str, ...] | None = None,
+    nonfinite: str = "propagate",
+) -> optax.GradientTransformationExtraArgs:
+    """Follow a convex combination of averaged task gradients that approaches MGDA's without the bias of a batch.
+
+    Y ← Y + β(J − Y),   λ ← Π_Δ(λ − γ(YYᵀ + ρI)λ),   u = Yᵀλ
+
+    Args:
+      num_tasks: T, needed: the state holds T gradients.
+      beta: β, a number or an Optax schedule; one for no average.
+      gamma: γ, a number or an Optax schedule, in units of one over a squared gradient length: its effect depends
+        on the scale of the losses.
+      rho: ρ, which draws the weights together.
+      axis_name: See `aggregate`.
+      nonfinite: See `aggregate`.
+
+    Returns:
+      An Optax transformation of stacked task gradients. The weights sum to one and start equal; they are those
+      on Y, which starts at zero, so that the first updates are short. The published code replaces gᵢ by Lᵢgᵢ/‖gᵢ‖
+      and the projection by a softmax, and divides β and γ by the root of the step: pass schedules for the last.
+
+    Raises:
+      ValueError: See `aggregate`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> tx = mtl.moco(num_tasks=2, beta=1.0, rho=0.0)
+      >>> update, state = tx.update(jnp.diag(jnp.array([1.0, 2.0])), tx.init(jnp.zeros(2)))
+      >>> jnp.round(state.weights, 4)
+      Array([0.575, 0.425], dtype=float32)
+
+    References:
+      Fernando et al., arXiv 2210.12624, algorithm 1.
+    """
+
+    def init(num_tasks, params):
+        uniform = jnp.full(num_tasks, 1 / num_tasks)
+        return MocoState(zeros_like_rows(params, num_tasks), uniform, jnp.zeros((), jnp.int32))
+
+    def update(task_grads, state):
+        averages = move_towards(state.averages, task_grads, _at(beta, state.count))
+        gram, log2_scale = stacked.scaled_gram(averages, axis_name=axis_name)
+        weights = state.weights.astype(gram.dtype)
+        limit = jnp.finfo(gram.dtype).max / 4
+        slope = jnp.clip(scale_by_power_of_two(dot(gram, weights), 2 * log2_scale), -limit, limit)
+        slope = slope + jnp.asarray(rho, gram.dtype) * weights
+        weights = descend(weights, slope, jnp.asarray(_at(gamma, state.count), gram.dtype))
+        direction = cast_like(stacked.combine(averages, weights), jax.tree.map(lambda leaf: leaf[0], task_grads))
+        state = MocoState(averages, weights.astype(state.weights.dtype), optax.safe_increment(state.count))
+        return direction, weights, state
+
+    return build_rows(RowMethod(init, update), num_tasks, axis_name=axis_name, nonfinite=nonfinite)
+
+
+def _at(value, count):
+    return value(count) if callable(value) else value

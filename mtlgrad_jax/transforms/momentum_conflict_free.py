@@ -1,0 +1,158 @@
+"""M-ConFIG: the gradient of one loss per step, a conflict-free direction of all of them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtlgrad_jax import weightings
+from mtlgrad_jax.jacobians import stacked
+from mtlgrad_jax.solvers.certificates import conflict_gap
+from mtlgrad_jax.transforms._aggregate import check_options, empty_record, record
+from mtlgrad_jax.transforms._rows import cast_like, zeros_like_rows
+from mtlgrad_jax.typing import PyTree, RowMethod
+
+
+class MomentumConflictFreeState(NamedTuple):
+    """What `momentum_conflict_free` remembers; as much memory as T + 2 gradients."""
+
+    momenta: PyTree  # leaves (T, *param_shape), running mean of the gradient of every task
+    counts: jax.Array  # (T,) int32, how often every task was seen
+    combined: PyTree  # leaves (*param_shape), the direction of the last step times 1 − b1ᵗ
+    squares: PyTree  # leaves (*param_shape), running mean of the squared pseudo-gradient
+    num_steps: jax.Array  # () int32, t, since all tasks have been seen
+    next_task: jax.Array  # () int32
+
+
+def momentum_conflict_free(
+    num_tasks: int | None = None,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    axis_name: str | tuple[str, ...] | None = None,
+    nonfinite: str = "propagate",
+) -> optax.GradientTransformationExtraArgs:
+    """Follow the conflict-free direction of the running means of all gradients, computing one gradient per step.
+
+    A step costs one backward pass whatever T. Like Adam it ends in a preconditioned update: a learning rate and
+    nothing else comes after it.
+
+    mᵢ ← b₁mᵢ + (1−b₁)gᵢ for one i,   d = conflict_free(m̂),   u = d/(√v̂ + ε),
+    v ← b₂v + (1−b₂)h²,   h = ((1−b₁ᵗ)d − b₁(1−b₁ᵗ⁻¹)d_previous)/(1−b₁)
+
+    Args:
+      num_tasks: T, needed: the state holds T + 2 gradients.
+      b1: Decay of the first moments.
+      b2: Decay of the second moment.
+      eps: ε, as in Adam.
+      axis_name: See `aggregate`.
+      nonfinite: See `aggregate`; `"drop_task"` leaves the momentum of the task as it is.
+
+    Returns:
+      An Optax transformation of the *plain* gradient of one task, leaves `(*param_shape)`. The task is
+      `tx.update(grads, state, params, task=i)`, an int or an int32 scalar, by default 0, 1, …, T−1 in turn
+      (`state.memory.next_task` tells whose gradient comes next). The update is zero until every task has been
+      seen. State is an `AggregateState` whose `gram`, `weights` and `gap` are those of the means m̂; the weights
+      sum to T when all tasks agree.
+
+    Raises:
+      ValueError: See `aggregate`; in `update`, if the gradients are not shaped like the parameters.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> import mtlgrad_jax as mtl
+      >>> losses = [lambda x: jnp.sum((x - 1) ** 2), lambda x: jnp.sum((x - 2) ** 2)]
+      >>> tx = optax.chain(mtl.momentum_conflict_free(num_tasks=2), optax.scale_by_learning_rate(0.01))
+      >>> params = jnp.zeros(2)
+      >>> state = tx.init(params)
+      >>> for step in range(200):
+      ...     updates, state = tx.update(jax.grad(losses[step % 2])(params), state, params, task=step % 2)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(jnp.all((params > 1) & (params < 2)))
+      True
+
+    References:
+      Liu et al. (ConFIG), arXiv 2408.11104, algorithm 1; waiting for all tasks and ε as in its published code.
+    """
+    check_options(RowMethod(None, None), num_tasks, nonfinite)
+
+    def init(params):
+        memory = MomentumConflictFreeState(
+            momenta=zeros_like_rows(params, num_tasks),
+            counts=jnp.zeros(num_tasks, jnp.int32),
+            combined=zeros_like_rows(params),
+            squares=jax.tree.map(lambda leaf: leaf.real, zeros_like_rows(params)),
+            num_steps=jnp.zeros((), jnp.int32),
+            next_task=jnp.zeros((), jnp.int32),
+        )
+        return empty_record(num_tasks, params, memory)
+
+    def update(updates, state, params=None, *, task=None, **extra_args):
+        del params, extra_args  # unused
+        memory = state.memory
+        _check_shapes(updates, memory.momenta)
+        current = (jnp.arange(num_tasks) == (memory.next_task if task is None else task)).astype(jnp.float32)
+        leaf_is_finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(updates)]
+        finite = _everywhere(jnp.all(jnp.stack(leaf_is_finite)), axis_name)
+        seen = jnp.where(finite | (nonfinite == "propagate"), current, 0)
+
+        momenta = jax.tree.map(lambda m, g: _move_row(m, g, seen, 1 - b1), memory.momenta, updates)
+        counts = memory.counts + seen.astype(jnp.int32)
+        ready = jnp.all(counts > 0) & (finite | (nonfinite != "skip"))
+        means = jax.tree.map(lambda m: _unbias(m, counts, b1), momenta)
+        gram, log2_scale = stacked.scaled_gram(means, axis_name=axis_name)
+        weights = weightings.conflict_free(gram)
+        direction = stacked.combine(means, weights)
+
+        num_steps = memory.num_steps + ready.astype(jnp.int32)
+        unbiased = 1 - b1 ** num_steps.astype(jnp.float32)
+        combined = jax.tree.map(lambda d: d * unbiased.astype(d.real.dtype), direction)
+        squares = jax.tree.map(
+            lambda v, new, old: b2 * v + (1 - b2) * jnp.abs((new - b1 * old) / (1 - b1)) ** 2,
+            memory.squares,
+            combined,
+            memory.combined,
+        )
+        correction = jnp.maximum(1 - b2 ** num_steps.astype(jnp.float32), 1 - b2)
+        scaled = jax.tree.map(lambda d, v: d / (jnp.sqrt(v / correction.astype(v.dtype)) + eps), direction, squares)
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(ready, n, o), new, old)
+        memory = MomentumConflictFreeState(
+            momenta=momenta,
+            counts=counts,
+            combined=keep(combined, memory.combined),
+            squares=keep(squares, memory.squares),
+            num_steps=num_steps,
+            next_task=((jnp.argmax(current) + 1) % num_tasks).astype(jnp.int32),
+        )
+        bad = (current > 0) & ~finite
+        state = record(state, gram, log2_scale, weights, conflict_gap(gram, weights), ~bad, memory)
+        return cast_like(keep(scaled, jax.tree.map(jnp.zeros_like, scaled)), updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_shapes(updates, momenta):
+    for leaf, rows in zip(jax.tree.leaves(updates), jax.tree.leaves(momenta), strict=True):
+        if jnp.shape(leaf) != rows.shape[1:]:
+            raise ValueError(
+                f"momentum_conflict_free expected the plain gradient of one task, a leaf of shape {rows.shape[1:]}, "
+                f"got {jnp.shape(leaf)}; pass jax.grad of one loss, not stacked gradients."
+            )
+
+
+def _everywhere(condition, axis_name):
+    return condition if axis_name is None else jax.lax.pmin(condition.astype(jnp.int32), axis_name) > 0
+
+
+def _move_row(momentum, gradient, seen, share):
+    if not jnp.issubdtype(gradient.dtype, jnp.inexact):
+        return momentum
+    mask = seen.reshape(seen.shape + (1,) * gradient.ndim) > 0
+    return jnp.where(mask, momentum + share * (gradient.astype(momentum.dtype)[None] - momentum), momentum)
+
+
+def _unbias(momentum, counts, b1):
+    counts = counts.astype(momentum.real.dtype).reshape(counts.shape + (1,) * (momentum.ndim - 1))
+    return momentum / jnp.where(counts > 0, 1 - b1**counts, 1)
