@@ -57,7 +57,7 @@ def moco(
       >>> import mtlgrad_jax as mtl
       >>> tx = mtl.moco(num_tasks=2, beta=1.0, rho=0.0)
       >>> update, state = tx.update(jnp.diag(jnp.array([1.0, 2.0])), tx.init(jnp.zeros(2)))
-      >>> jnp.round(state.weights, 4)
+      >>> jnp.round(state.weights, 3)
       Array([0.575, 0.425], dtype=float32)
 
     References:
