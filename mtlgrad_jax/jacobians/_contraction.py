@@ -27,8 +27,13 @@ def contract(left: jax.Array, right: jax.Array, num_kept: int) -> jax.Array:
         right,
         ((rest, rest), ((), ())),
         precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.promote_types(left.dtype, jnp.float32),
+        preferred_element_type=at_least_single(left.dtype),
     )
+
+
+def at_least_single(dtype: jnp.dtype) -> jnp.dtype:
+    """Return float32 for a half-precision type, any other floating or complex type unchanged."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def widest(leaves: list[jax.Array]) -> jnp.dtype:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
-from mtlgrad_jax.jacobians._contraction import contract, widest
+from mtlgrad_jax.jacobians._contraction import at_least_single, contract, widest
 from mtlgrad_jax.jacobians._losses import check_chunk_size, is_inexact, loss_vector, map_in_chunks, shapes, trainable
 from mtlgrad_jax.jacobians._losses import stack_losses as stack_losses
 from mtlgrad_jax.typing import Gram, PyTree, Weights
@@ -32,9 +32,43 @@ class Stacked(NamedTuple):
         """Return JJᵀ."""
         return gram(self.task_grads)
 
+    def scaled_gram(self) -> tuple[Gram, jax.Array]:
+        """Return the Gram matrix of 2⁻ᵏJ and k, see `scaled_gram`."""
+        return scaled_gram(self.task_grads)
+
     def combine(self, weights: Weights) -> PyTree:
         """Return Jᵀw."""
         return combine(self.task_grads, weights)
+
+
+def linearize(
+    losses_fn: Callable[..., Any], params: PyTree, *args: Any, has_aux: bool = False, chunk_size: int | None = None
+) -> tuple[Any, Stacked]:
+    """Evaluate the losses of all tasks and hold their gradients, `task_value_and_grad` behind the common interface.
+
+    Args:
+      losses_fn: As in `task_value_and_grad`.
+      params: Any pytree.
+      *args: Handed to `losses_fn`.
+      has_aux: As in `task_value_and_grad`.
+      chunk_size: As in `task_value_and_grad`.
+
+    Returns:
+      `(losses, jac)`, or `((losses, aux), jac)`, with `jac.gram()` and `jac.combine(w)`.
+
+    Raises:
+      ValueError: As in `task_value_and_grad`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> losses, jac = mtl.jacobians.stacked.linearize(lambda params: params**2, jnp.array([1.0, 2.0]))
+      >>> jac.gram()
+      Array([[ 4.,  0.],
+             [ 0., 16.]], dtype=float32)
+    """
+    value, task_grads = task_value_and_grad(losses_fn, has_aux=has_aux, chunk_size=chunk_size)(params, *args)
+    return value, Stacked(task_grads)
 
 
 def count_tasks(task_grads: PyTree, *, expected: int | None = None, params: PyTree | None = None) -> int:
@@ -180,7 +214,7 @@ def combine(task_grads: PyTree, weights: Weights, *, keep: jax.Array | None = No
     def combine_leaf(leaf):
         if not is_inexact(leaf):
             return jnp.zeros(jnp.shape(leaf)[1:], jnp.int32 if leaf.dtype == jax.dtypes.float0 else leaf.dtype)
-        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        wide = leaf.astype(at_least_single(leaf.dtype))
         if keep is not None:
             wide = jnp.where(keep.reshape(keep.shape + (1,) * (wide.ndim - 1)), wide, 0)
         row = weights.astype(wide.dtype)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.jacobians._contraction import contract, widest
+from mtlgrad_jax.jacobians._contraction import at_least_single, contract, widest
 
 SCOPES = ("tree", "leaf")
 
@@ -121,5 +121,5 @@ def _share(gradients, thetas):
 
 
 def _add(gradient, share, theta):
-    wide = jnp.promote_types(gradient.dtype, share.dtype)
+    wide = at_least_single(gradient.dtype)
     return (gradient.astype(wide) + share.astype(wide) * theta.astype(wide)).astype(gradient.dtype)

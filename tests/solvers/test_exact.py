@@ -77,6 +77,7 @@ def test_directions_that_float32_cannot_resolve_are_near_and_certified(jacobian,
             assert solution.gap <= 1e-3
 
 
+@pytest.mark.standard_promotion
 @pytest.mark.parametrize(("num_tasks", "tolerance"), [(3, 1e-5), (10, 1e-5), (100, 1e-5), (300, 1e-4)])
 def test_simplex_points_project_as_optax_does(num_tasks, tolerance):
     for seed in range(3):
