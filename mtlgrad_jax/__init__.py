@@ -19,9 +19,13 @@ transformation made from it.
 """
 
 from mtlgrad_jax import jacobians, solvers, transforms, typing, weightings
+from mtlgrad_jax.descent import DescentInfo, descent_direction
+from mtlgrad_jax.jacobians.separate_losses import separate_value_and_grad
 from mtlgrad_jax.jacobians.stacked import task_value_and_grad
 from mtlgrad_jax.transforms import (
+    AccumulateState,
     AggregateState,
+    accumulate,
     adam_relu_l2,
     aggregate,
     aligned_mtl,
@@ -70,7 +74,10 @@ from mtlgrad_jax.transforms import (
 )
 
 __all__ = [
+    "AccumulateState",
     "AggregateState",
+    "DescentInfo",
+    "accumulate",
     "adam_relu_l2",
     "aggregate",
     "aligned_mtl",
@@ -82,6 +89,7 @@ __all__ = [
     "cosine_gate",
     "cr_mogm",
     "dcgd",
+    "descent_direction",
     "dualproj",
     "dwa",
     "dynamic_barrier",
@@ -111,6 +119,7 @@ __all__ = [
     "random_weights",
     "relu_l2_project",
     "sdmgrad",
+    "separate_value_and_grad",
     "si",
     "solvers",
     "stch",

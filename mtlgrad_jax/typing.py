@@ -71,6 +71,8 @@ class Jacobian(Protocol):
 
     def gram(self) -> Gram: ...
 
+    def scaled_gram(self) -> tuple[Gram, jax.Array]: ...  # that of 2⁻ᵏJ, and k: zero unless squares leave the range
+
     def combine(self, weights: Weights) -> PyTree: ...
 
 

@@ -1,6 +1,14 @@
 """Ways to hold the Jacobian J; each answers `gram()` and `combine(w)`."""
 
-from mtlgrad_jax.jacobians import shared_encoder, stacked
+from mtlgrad_jax.jacobians import matrix_free, per_example, shared_encoder, stacked
+from mtlgrad_jax.jacobians.separate_losses import separate_value_and_grad
 from mtlgrad_jax.jacobians.stacked import task_value_and_grad
 
-__all__ = ["shared_encoder", "stacked", "task_value_and_grad"]
+__all__ = [
+    "matrix_free",
+    "per_example",
+    "separate_value_and_grad",
+    "shared_encoder",
+    "stacked",
+    "task_value_and_grad",
+]

@@ -1,6 +1,7 @@
 """Optax transformations of stacked task gradients."""
 
 from mtlgrad_jax.transforms._aggregate import AggregateState, aggregate
+from mtlgrad_jax.transforms.accumulate import AccumulateState, accumulate
 from mtlgrad_jax.transforms.bloop import bloop
 from mtlgrad_jax.transforms.cr_mogm import cr_mogm
 from mtlgrad_jax.transforms.dwa import dwa
@@ -48,7 +49,9 @@ from mtlgrad_jax.transforms.trimmed_mean import trimmed_mean
 from mtlgrad_jax.transforms.uncertainty import uncertainty
 
 __all__ = [
+    "AccumulateState",
     "AggregateState",
+    "accumulate",
     "adam_relu_l2",
     "aggregate",
     "aligned_mtl",

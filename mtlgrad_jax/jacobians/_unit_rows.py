@@ -1,0 +1,54 @@
+"""Rows brought to unit size by powers of two, so that no product of two gradients leaves the floating-point range."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
+from mtlgrad_jax.typing import Gram
+
+
+def to_unit(leaves: list[jax.Array], dtype: jnp.dtype) -> tuple[list[jax.Array], jax.Array]:
+    """Divide one gradient by the power of two that brings its largest entry between one and two.
+
+    Args:
+      leaves: Floating or complex, of any shapes.
+      dtype: In which to scale, float32 or float64.
+
+    Returns:
+      2⁻ᵏg in the dtypes of the leaves, exact unless an entry is 2¹²⁶ times smaller than the largest, and k, an
+      int32 scalar. A gradient that is zero or not finite stays so; its k is the smallest exponent.
+    """
+    peaks = [jnp.max(jnp.abs(part), initial=0).astype(dtype) for leaf in leaves for part in _parts(leaf)]
+    peak = jnp.max(jnp.stack(peaks))
+    exponent = exponent_of(jnp.where(jnp.isfinite(peak), peak, 0))
+
+    def scale(part):
+        return scale_by_power_of_two(part.astype(dtype), -exponent).astype(part.dtype)
+
+    scaled = [[scale(part) for part in _parts(leaf)] for leaf in leaves]
+    return [parts[0] if len(parts) == 1 else lax.complex(*parts) for parts in scaled], exponent
+
+
+def undo_unit(unit_gram: Gram, exponents: jax.Array) -> tuple[Gram, jax.Array]:
+    """Turn the Gram matrix of rows 2⁻ᵏⁱgᵢ into that of 2⁻ᵏJ, with k = 0 unless squares leave the range.
+
+    Args:
+      unit_gram: Shape `(T, T)`.
+      exponents: kᵢ, int32, shape `(T,)`.
+
+    Returns:
+      G, shape `(T, T)`, and k, an int32 scalar: JJᵀ = 4ᵏG, as `stacked.scaled_gram` promises.
+    """
+    info = jnp.finfo(unit_gram.dtype)
+    both = exponents[:, None] + exponents[None, :]
+    lengths = scale_by_power_of_two(jnp.diagonal(unit_gram), 2 * exponents)
+    near_underflow = lengths < info.tiny / info.eps
+    hidden = (lengths > 0) | (jnp.max(lengths) < info.tiny**0.25)
+    out_of_range = jnp.any(~(lengths < info.max / 2**8) | (near_underflow & hidden))
+    common = jnp.where(out_of_range, jnp.max(exponents) + 1, 0)
+    return scale_by_power_of_two(unit_gram, both - 2 * common), common
+
+
+def _parts(leaf):
+    return (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,)

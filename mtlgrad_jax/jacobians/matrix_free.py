@@ -1,0 +1,144 @@
+"""J held as a linear map: one gradient in memory at a time, whatever the number of tasks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mtlgrad_jax._powers_of_two import scale_by_power_of_two
+from mtlgrad_jax.jacobians._contraction import widest
+from mtlgrad_jax.jacobians._gram_in_blocks import gram_in_blocks
+from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, loss_vector, map_in_chunks, trainable
+from mtlgrad_jax.jacobians._unit_rows import to_unit, undo_unit
+from mtlgrad_jax.typing import Gram, PyTree, Weights
+
+MODES = ("forward", "reverse")
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("pull_back", "losses", "zeros"),
+    meta_fields=("where", "mode", "chunk_size"),
+)
+@dataclass(frozen=True)
+class MatrixFree:
+    """The linearised losses behind the interface of `typing.Jacobian`, made by `linearize`.
+
+    A pytree: it may leave one `jax.jit` and enter another. It holds what the forward pass keeps for the
+    backward pass, and no gradient.
+    """
+
+    pull_back: Callable[[jax.Array], tuple[list[jax.Array]]]  # s ↦ Jᵀs, (T,) -> trainable leaves
+    losses: jax.Array  # (T,)
+    zeros: list[jax.Array]  # the update of the leaves that have no gradient
+    where: Trainable
+    mode: str
+    chunk_size: int | None
+
+    def gram(self) -> Gram:
+        """Return JJᵀ; where float32 cannot hold it that of 2⁻ᵏJ, see `scaled_gram`."""
+        return self.scaled_gram()[0]
+
+    def scaled_gram(self) -> tuple[Gram, jax.Array]:
+        """Return the Gram matrix of 2⁻ᵏJ and k, as `stacked.scaled_gram` does.
+
+        Each gradient is brought to unit size by its own power of two before it meets another, so that the
+        products stay in range inside the network too.
+        """
+        num_tasks = self.losses.shape[0]
+        one_hot = jnp.eye(num_tasks, dtype=self.losses.dtype)
+        if self.mode == "reverse":
+            return gram_in_blocks(lambda task: self._pull(one_hot[task]), num_tasks, self.chunk_size)
+        push_forward = jax.linear_transpose(self._pull, self.losses)
+
+        def column(seed):
+            gradient = self._pull(seed)
+            dtype = widest([*gradient, seed])
+            unit, exponent = to_unit(gradient, dtype)
+            return _push(push_forward, list(map(jnp.conj, unit))).astype(dtype), exponent
+
+        columns, exponents = map_in_chunks(column, one_hot, self.chunk_size)  # row j: ⟨gᵢ, 2⁻ᵏʲgⱼ⟩
+        unit_gram = scale_by_power_of_two(columns, -exponents[None, :])
+        return undo_unit((unit_gram + unit_gram.T) / 2, exponents)
+
+    def combine(self, weights: Weights) -> PyTree:
+        """Return Jᵀw, one backward pass."""
+        return self.where.merge(self._pull(weights.astype(self.losses.dtype)), self.zeros)
+
+    def _pull(self, seed):
+        return self.pull_back(seed)[0]
+
+
+def linearize(
+    losses_fn: Callable[..., Any],
+    params: PyTree,
+    *args: Any,
+    has_aux: bool = False,
+    mode: str = "forward",
+    chunk_size: int | None = 1,
+) -> tuple[Any, MatrixFree]:
+    """Evaluate the losses of all tasks and hold their Jacobian as a linear map.
+
+    For a network whose T gradients do not fit into memory. The losses must come from one forward pass: tasks
+    with batches of their own would cost T² sweeps (use `separate_value_and_grad`).
+
+    Gⱼ = J(Jᵀeⱼ),   u = Jᵀw
+
+    Args:
+      losses_fn: `losses_fn(params, *args)` returning losses of shape `(T,)`, or a tuple, list or dict of T
+        scalars; with `has_aux`, a pair of these and anything. `jax.checkpoint` inside it keeps its effect.
+      params: Any pytree; integer leaves carry no gradient and get zeros.
+      *args: Handed to `losses_fn`.
+      has_aux: Whether `losses_fn` returns auxiliary data too.
+      mode: How `gram()` works. `"forward"`: for each task one backward sweep, and one forward sweep that is
+        the transpose of the backward one, so that a `jax.custom_vjp` written in linear JAX operations is no
+        obstacle. `"reverse"`: backward sweeps only, T²/(2·chunk_size) of them, for backward rules that cannot
+        be transposed (kernels, rules that clip), and for bfloat16 networks, whose forward sweeps round as
+        they do.
+      chunk_size: Number of tasks per sweep: 1 for the least memory, None for all at once. `"forward"` holds
+        `chunk_size` gradients, `"reverse"` twice as many.
+
+    Returns:
+      `(losses, jac)`, or `((losses, aux), jac)`: losses `(T,)`, and J with `jac.gram()` and `jac.combine(w)`.
+      G is symmetric; its error against G from stacked gradients is that of the network's own sums.
+
+    Raises:
+      ValueError: If `mode` or `chunk_size` is unknown, the losses are not one scalar per task, or, in
+        `gram()`, the backward pass cannot be transposed.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> def losses_fn(params):
+      ...     return jnp.sum((params - 1.0) ** 2), jnp.sum((params + 1.0) ** 2)
+      >>> losses, jac = mtl.jacobians.matrix_free.linearize(losses_fn, jnp.array([1.0, 0.0]))
+      >>> jac.gram()
+      Array([[ 4., -4.],
+             [-4., 20.]], dtype=float32)
+      >>> jac.combine(mtl.weightings.mgda(jac.gram()))
+      Array([ 1., -1.], dtype=float32)
+    """
+    if mode not in MODES:
+        raise ValueError(f"expected mode to be one of {', '.join(MODES)}, got {mode!r}.")
+    check_chunk_size(chunk_size)
+    where = trainable(params)
+    leaves, others = where.split(params)
+    function = loss_vector(losses_fn, where, others, has_aux)
+    losses, pull_back, aux = jax.vjp(lambda leaves: function(leaves, *args), leaves, has_aux=True)
+    jac = MatrixFree(pull_back, losses, [jnp.zeros_like(leaf) for leaf in others], where, mode, chunk_size)
+    return ((losses, aux) if has_aux else losses), jac
+
+
+def _push(push_forward, tangent):
+    """Apply the transpose of the backward pass, or explain that it has none."""
+    try:
+        return push_forward(tangent)[0]
+    except Exception as error:
+        raise ValueError(
+            "expected a backward pass that JAX can transpose, got one that it cannot "
+            f"(a custom_vjp that is a kernel or not linear: {type(error).__name__}); "
+            'call linearize(..., mode="reverse"), which needs backward passes only.'
+        ) from error
