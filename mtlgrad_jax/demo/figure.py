@@ -65,7 +65,7 @@ def _draw_angles(figure, runs):
         share = np.mean(worst < CONFLICT)
         axes.set_title(f"{name}: direction conflicted with a task in {share:.1%} of steps", fontsize=10)
         axes.set(xlabel="step", ylim=(-1, 1))
-        axes.legend(loc="upper right", fontsize=8, markerscale=4)
+        axes.legend(loc="lower right", fontsize=8, markerscale=4)
     panels[0].set_ylabel("cosine")
 
 
@@ -83,6 +83,8 @@ def _draw_losses(axes, runs):
                 label=f"{name}, {DIGITS[digit]}",
             )
     axes.set(xlabel="step", ylabel="cross-entropy", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.set_title("Loss on held-out images", fontsize=10)
     axes.legend(fontsize=8)
 
