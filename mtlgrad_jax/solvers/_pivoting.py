@@ -37,28 +37,37 @@ def solve(quadratic: jax.Array, linear: jax.Array) -> tuple[jax.Array, jax.Array
       x ≥ 0, whether it satisfies the optimality conditions to rounding, and the number of steps.
     """
     rho = 8 * jnp.finfo(quadratic.dtype).eps.item()
+    zero = jnp.zeros_like(linear)
 
-    def visit(free):
-        x = _restricted.minimize(quadratic, linear, free, jnp.zeros_like(linear), rho)
+    def exchange(pivot):
+        free = pivot.free ^ pivot.violated
+        x = _restricted.minimize(quadratic, linear, free, zero, rho)
         x = jnp.where(jnp.isfinite(x), x, -1)  # no factor: every coordinate counts as violated
         slope = dot(quadratic, x) + linear
         rounding = _restricted.rounding_error(quadratic, linear, x)
-        resolved = jnp.all(~free | (jnp.abs(slope) <= 4 * rounding))
-        return x, jnp.where(free, x < 0, slope < -8 * rounding), resolved
-
-    def exchange(pivot):
         count = jnp.sum(pivot.violated, dtype=jnp.int32)
-        patience = jnp.where(count < pivot.fewest, PATIENCE, pivot.patience - 1)
-        free = pivot.free ^ pivot.violated
-        x, violated, resolved = visit(free)
-        return _Pivot(free, x, violated, resolved, jnp.minimum(count, pivot.fewest), patience, pivot.num_steps + 1)
+        return _Pivot(
+            free=free,
+            x=x,
+            violated=jnp.where(free, x < 0, slope < -8 * rounding),
+            resolved=jnp.all(~free | (jnp.abs(slope) <= 4 * rounding)),
+            fewest=jnp.minimum(count, pivot.fewest),
+            patience=jnp.where(count < pivot.fewest, PATIENCE, pivot.patience - 1),
+            num_steps=pivot.num_steps + 1,
+        )
 
     def unfinished(pivot):
         return jnp.any(pivot.violated) & (pivot.patience > 0)
 
-    free = linear < 0
-    x, violated, resolved = visit(free)
-    count = jnp.sum(violated, dtype=jnp.int32)
-    start = _Pivot(free, x, violated, resolved, count + 1, jnp.full_like(count, PATIENCE), jnp.ones_like(count))
+    none = jnp.sum(zero).astype(jnp.int32)  # varies over a mesh as the input does
+    start = _Pivot(
+        free=linear > jnp.inf,
+        x=zero,
+        violated=linear < 0,
+        resolved=none == 0,
+        fewest=none + linear.shape[0] + 1,
+        patience=none + PATIENCE,
+        num_steps=none,
+    )
     end = lax.while_loop(unfinished, exchange, start)
     return jnp.maximum(end.x, 0), end.resolved & ~jnp.any(end.violated), end.num_steps
