@@ -1,6 +1,28 @@
-"""Claim: half the squared norm as an auxiliary task regularises without a coefficient to tune.
+"""Claim: half the squared norm as an auxiliary task (`relu_l2_project`) regularises without a coefficient to tune.
 
-A header with figures follows the run.
+    python -m benchmarks.l2_without_coefficient [--quick] [--out FOLDER]
+
+Data: scikit-learn's digits, 200 images to train on, 1000 to test; once with correct labels, once with 30 % of the
+training labels wrong. Network: MLP 64-128-10, 4000 steps of Adam at 1e-3 with batches of 50, 10 seeds; weight matrices
+are regularised, biases are not. AdamW with nine decay coefficients between 0 and 30 against the three variants
+without one. The initial weights are He's times 0.5, 1 or 2.
+
+Test accuracy in per cent at the end, mean over seeds (standard deviation .8-1.4 with correct labels, 2-5 with wrong;
+jax 0.10.2, CPU). "Best" is the best of the nine coefficients on the test set itself, a choice that no user has.
+
+    labels       init  Adam  AdamW .01  AdamW best (at)  coupled  decoupled  per leaf
+    correct      x0.5  93.3       93.3   93.4  (0.3)        91.8       91.7      89.4
+    correct      x1    93.5       93.5   93.6  (0.1)        93.6       93.5      93.3
+    correct      x2    93.3       93.5   93.5  (0.01)       93.8       93.5      93.4
+    30 % wrong   x0.5  66.3       66.4   84.3  (3)          84.6       84.4      83.7
+    30 % wrong   x1    68.5       68.9   84.5  (3)          76.4       76.7      80.7
+    30 % wrong   x2    68.5       68.7   84.4  (3)          70.4       70.6      73.8
+
+Outcome: without any tuning it is at least as good as Adam and AdamW's default where there is something to regularise,
+and with correct labels at the usual initialisation it costs nothing (within .2 points). But the coefficient has not
+vanished, it has moved: the constraint keeps the norm at or below where it started, so the scale of the initial weights
+now sets the strength. Started at half of He's scale it matches the best coefficient under wrong labels and costs 2-4
+points with correct ones; at twice the scale it does little.
 """
 
 import argparse
@@ -9,6 +31,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
@@ -90,6 +113,61 @@ def summarize(values):
     return {"curve": values.mean(0).round(4).tolist(), "final": values[:, -1].round(4).tolist()}
 
 
+def mean(row):
+    """Return the mean final test accuracy of a row, in per cent."""
+    return 100 * np.mean(row["accuracy"]["final"])
+
+
+def spread(row):
+    """Return the standard deviation over seeds, in per cent points."""
+    return 100 * np.std(row["accuracy"]["final"], ddof=1)
+
+
+def table(rows):
+    """Return the table of the header: one line per setting."""
+    lines = ["noise init    Adam  AdamW .01  AdamW best (at)  " + "  ".join(COEFFICIENT_FREE)]
+    for noise, scale in sorted({(row["noise"], row["scale"]) for row in rows}):
+        here = [row for row in rows if (row["noise"], row["scale"]) == (noise, scale)]
+        decayed = {row["decay"]: mean(row) for row in here if row["optimizer"] == "AdamW"}
+        best = max(decayed, key=decayed.get)
+        line = (
+            f"{noise:5} {scale:4} {decayed[0.0]:7.1f} {decayed.get(0.01, np.nan):10.1f} {decayed[best]:8.1f} ({best})  "
+        )
+        free = {row["optimizer"]: f"{mean(row):.1f} ± {spread(row):.1f}" for row in here if row["optimizer"] != "AdamW"}
+        lines.append(line + "  ".join(free[name] for name in COEFFICIENT_FREE))
+    return "\n".join(lines)
+
+
+def draw(rows):
+    """Return a figure: test accuracy against the coefficient, one panel per setting."""
+    noises, scales = (sorted({row[key] for row in rows}) for key in ("noise", "scale"))
+    figure, axes = plt.subplots(
+        len(noises), len(scales), figsize=(4 * len(scales), 3 * len(noises)), squeeze=False, sharex=True, sharey="row"
+    )
+    for (noise, scale), ax in zip(((noise, scale) for noise in noises for scale in scales), axes.flat, strict=True):
+        here = [row for row in rows if (row["noise"], row["scale"]) == (noise, scale)]
+        decayed = sorted((row for row in here if row["optimizer"] == "AdamW"), key=lambda row: row["decay"])
+        smallest = min(row["decay"] for row in decayed if row["decay"] > 0) / 10
+        decays = [max(row["decay"], smallest) for row in decayed]
+        means, spreads = np.array([mean(row) for row in decayed]), np.array([spread(row) for row in decayed])
+        ax.plot(decays, means, "o-", ms=4, color=COLORS["AdamW"], label="AdamW (leftmost: Adam)")
+        ax.fill_between(decays, means - spreads, means + spreads, color=COLORS["AdamW"], alpha=0.12, lw=0)
+        for row in here:
+            if row["optimizer"] != "AdamW":
+                ax.axhline(mean(row), color=COLORS[row["optimizer"]], lw=2, label=row["optimizer"])
+        ax.set_xscale("log")
+        ax.set_ylim(max(means.max() - 28, 0), means.max() + 5)
+        ax.set_title(f"{noise:.0%} wrong labels, initial weights × {scale:g}", fontsize=10, loc="left")
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[-1]:
+        ax.set_xlabel("AdamW's decay coefficient")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("test accuracy (%)")
+    axes[0, 0].legend(frameon=False, fontsize=8, loc="lower left")
+    figure.tight_layout()
+    return figure
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two seeds, a few steps, two coefficients")
@@ -109,6 +187,8 @@ def main(arguments=None):
     rows = study(**sizes)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "l2_without_coefficient.json").write_text(json.dumps({"sizes": sizes, "rows": rows}))
+    draw(rows).savefig(options.out / "l2_without_coefficient.png", dpi=100)
+    print(table(rows))
 
 
 if __name__ == "__main__":
