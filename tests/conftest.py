@@ -1,9 +1,7 @@
-"""The strictest JAX there is: no silent rank promotion, and no dtype promotion outside Optax."""
+"""The strictest JAX there is: no silent promotion of ranks or dtypes, except in other people's code."""
 
 import jax
 import pytest
-
-jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config):
@@ -14,8 +12,11 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True)
-def strict_dtypes(request):
-    """Forbid implicit dtype promotion, except where a test says that Optax or a framework needs it."""
-    mode = "standard" if request.node.get_closest_marker("standard_promotion") else "strict"
-    with jax.numpy_dtype_promotion(mode):
+def strict_promotion(request):
+    """Forbid implicit promotion, except where a test says that Optax or a framework needs it."""
+    relaxed = request.node.get_closest_marker("standard_promotion") is not None
+    with (
+        jax.numpy_dtype_promotion("standard" if relaxed else "strict"),
+        jax.numpy_rank_promotion("allow" if relaxed else "raise"),
+    ):
         yield
