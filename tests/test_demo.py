@@ -27,7 +27,18 @@ def run_python(*words, **environment):
 def test_program_prints_a_table_and_saves_a_figure(tmp_path):
     out = tmp_path / "new" / "folder"
     done = run_python(
-        "-m", "mtlgrad_jax", "--problem", "noisy", "--steps", "3", "--seed", "1", "--out", str(out), COLUMNS="100"
+        "-m",
+        "mtlgrad_jax",
+        "--problem",
+        "noisy",
+        "--steps",
+        "3",
+        "--seed",
+        "1",
+        "--out",
+        str(out),
+        COLUMNS="100",
+        JAX_DISABLE_MOST_OPTIMIZATIONS="1",
     )
     assert done.returncode == 0, done.stderr
     (figure,) = out.iterdir()
@@ -98,8 +109,9 @@ def test_a_method_that_fails_at_trace_time_gets_one_clear_line(monkeypatch, caps
     monkeypatch.setattr(mtl, "mgda", picky)
     with pytest.raises(SystemExit) as stop:
         command_line.main(["--method", "mgda", "--steps", "1", "--out", str(tmp_path)])
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert stop.value.code == 2 and "argument --method" in last and "expected five tasks, got two." in last
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and printed.count("\n") == 1
+    assert "argument --method" in printed and "expected five tasks, got two." in printed
     assert not any(tmp_path.iterdir())
 
 
@@ -168,22 +180,27 @@ def test_the_noisy_source_has_wrong_labels_and_the_others_have_none():
     assert wrong(clean) == wrong(problem.held_out) == 0
 
 
-def test_runs_repeat_with_the_seed_and_differ_without_it():
+@pytest.fixture(scope="module")
+def trained():
+    return training.train(problems.make("parallel", 0), methods.make("mgda"), num_steps=60, seed=0)
+
+
+def test_training_learns_and_the_direction_never_conflicts(trained):
+    assert (trained.held_out_losses[-1] < 0.9 * trained.held_out_losses[0]).all()
+    assert trained.angles.direction.shape == (60, 2) and trained.angles.direction.min() > report.CONFLICT
+    assert 0 <= trained.shortest <= trained.longest
+
+
+def test_runs_repeat_with_the_seed_and_differ_without_it(trained):
     problem = problems.make("parallel", 0)
-    first, again, other = (training.train(problem, methods.make("mgda"), num_steps=4, seed=seed) for seed in (7, 7, 8))
-    np.testing.assert_array_equal(first.held_out_losses, again.held_out_losses)
-    np.testing.assert_array_equal(first.angles.direction, again.angles.direction)
-    assert not np.array_equal(first.held_out_losses, other.held_out_losses)
+    again, other = (training.train(problem, methods.make("mgda"), num_steps=2, seed=seed) for seed in (0, 1))
+    np.testing.assert_array_equal(trained.held_out_losses[0], again.held_out_losses[0])
+    np.testing.assert_array_equal(trained.angles.direction[:2], again.angles.direction)
+    assert not np.array_equal(trained.angles.direction[:2], other.angles.direction)
+
     same, different = problems.make("parallel", 0), problems.make("parallel", 1)
     np.testing.assert_array_equal(problem.held_out.canvases, same.held_out.canvases)
     assert set(problem.held_out.identity.ravel()) != set(different.held_out.identity.ravel())
-
-
-def test_training_learns_and_the_direction_never_conflicts():
-    run = training.train(problems.make("parallel", 0), methods.make("mgda"), num_steps=60, seed=0)
-    assert (run.held_out_losses[-1] < 0.9 * run.held_out_losses[0]).all()
-    assert run.angles.direction.shape == (60, 2) and run.angles.direction.min() > report.CONFLICT
-    assert 0 <= run.shortest <= run.longest
 
 
 def test_angles_agree_with_numpy():

@@ -37,11 +37,11 @@ def run(
     """
     started = time.perf_counter()
     problem = problems.make(problem_name, seed)
-    runs = {}
-    for name, transformation in ((BASELINE, methods.summed()), (method_name, method)):
-        runs[name] = training.train(
-            problem, transformation, num_steps=num_steps, seed=seed, progress=partial(tqdm, desc=name, unit="step")
-        )
+    train = partial(training.train, problem, num_steps=num_steps, seed=seed)
+    # The chosen method goes first: if it does not fit, the user hears so at once.
+    chosen = train(method, progress=partial(tqdm, desc=method_name, unit="step"))
+    baseline = train(methods.summed(), progress=partial(tqdm, desc=BASELINE, unit="step"))
+    runs = {BASELINE: baseline, method_name: chosen}
     title = f"Problem {problem_name!r}: {num_steps} steps, seed {seed}"
     report.show(runs, problem.tasks, title=title, console=Console())
     figure.save(path, runs, title=title, held_out=problem.held_out)

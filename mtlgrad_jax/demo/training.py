@@ -61,16 +61,10 @@ def train(
 
     Raises:
       UnsuitableMethod: If the method cannot work with what this train step hands to it.
-
-    Example:
-      >>> from mtlgrad_jax.demo import methods, problems, training
-      >>> run = training.train(problems.make("parallel", 0), methods.summed(), num_steps=2, seed=0)
-      >>> run.held_out_losses.shape, run.angles.summed.shape
-      ((3, 2), (2, 2))
     """
     start_key, batch_key = jax.random.split(jax.random.key(seed))
-    params = TwoHeads().init(start_key, problem.held_out.canvases[:1])
-    optimizer = optax.chain(method, optax.adam(LEARNING_RATE))
+    params = jax.jit(TwoHeads().init)(start_key, problem.held_out.canvases[:1])
+    optimizer = optax.chain(method, _remember(), optax.adam(LEARNING_RATE))
     opt_state = optimizer.init(params)
     sources = jax.tree.map(jnp.asarray, problem.sources)
     held_out_losses = jax.jit(partial(problems.digit_losses, pairs=problem.held_out))
@@ -79,10 +73,8 @@ def train(
     def step(params, opt_state, number):
         batches = _draw(sources, jax.random.fold_in(batch_key, number))
         losses, task_grads = mtl.task_value_and_grad(problem.losses)(params, batches)
-        updates, new_state = optimizer.update(task_grads, opt_state, params, losses=losses)
-        # A transformation is a pure function: asked again, it tells what Adam was given.
-        direction, _ = method.update(task_grads, opt_state[0], params, losses=losses)
-        return optax.apply_updates(params, updates), new_state, angles(task_grads, direction)
+        updates, opt_state = optimizer.update(task_grads, opt_state, params, losses=losses)
+        return optax.apply_updates(params, updates), opt_state, angles(task_grads, direction=opt_state[1])
 
     try:
         jax.eval_shape(step, params, opt_state, 0)
@@ -103,7 +95,7 @@ def train(
         angles=jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(record)),
         checked_at=np.array([number for number, _ in checks]),
         held_out_losses=np.stack([losses for _, losses in checks]),
-        hits=np.asarray(problems.digit_hits(params, problem.held_out)),
+        hits=np.asarray(jax.jit(problems.digit_hits)(params, problem.held_out)),
         shortest=float(shortest),
         longest=float(longest),
     )
@@ -136,6 +128,14 @@ def angles(task_grads: PyTree, direction: PyTree) -> Angles:
     products = lengths[:, None] * lengths[None, :]
     cosines = gram / jnp.where(products > 0, products, 1)
     return Angles(between_tasks=cosines[0, 1], summed=cosines[:2, 2], direction=cosines[:2, 3])
+
+
+def _remember():
+    """Pass an update through and keep it in the state, to be measured."""
+    return optax.GradientTransformation(
+        init=lambda params: jax.tree.map(jnp.zeros_like, params),
+        update=lambda updates, state, params=None: (updates, updates),
+    )
 
 
 def _draw(sources, key):
