@@ -110,7 +110,7 @@ def _iterate(gram, step, max_steps, tolerance):
         return _Iterate(weights, _gap(gram, weights), num_steps + 1)
 
     def unfinished(iterate):
-        return (iterate.gap > tolerance) & (iterate.num_steps < max_steps)
+        return (iterate.gap > tolerance * jnp.max(jnp.diagonal(gram))) & (iterate.num_steps < max_steps)
 
     weights = (index == jnp.argmin(jnp.diagonal(gram))).astype(gram.dtype)
     gap = _gap(gram, weights)

@@ -110,8 +110,9 @@ def _descend(gram, num_simplex, optimizer, max_steps, tolerance):
     gap = min_norm_gap(gram, weights_at(logits), num_simplex)
     start = _Iterate(logits, descent.init(logits), gap, (0 * gap).astype(jnp.int32))
     end = lax.while_loop(unfinished, advance, start)
-    count = jnp.sum(stationary.astype(gram.dtype))
-    return jnp.where(count > 0, stationary / jnp.maximum(count, 1), weights_at(end.logits)), end.num_steps
+    idle = stationary.astype(gram.dtype)
+    count = jnp.sum(idle)
+    return jnp.where(count > 0, idle / jnp.maximum(count, 1), weights_at(end.logits)), end.num_steps
 
 
 def _default_optimizer(max_steps):
