@@ -3,8 +3,10 @@
 A method is one row of METHODS; what it promises is said there and tested in `test_promises.py`.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
@@ -35,6 +37,32 @@ class Method:
         return promise in self.promises.split()
 
 
+def first_step(weighting):
+    """Return what a method with memory does at its first step, as a function of the Gram matrix."""
+    return lambda gram: weighting.update(gram, weighting.init(gram.shape[0]))[0]
+
+
+def third_step(weighting):
+    """Return what a method with memory does when it sees the same Gram matrix and falling losses for the third time."""
+
+    def weigh(gram):
+        state = weighting.init(gram.shape[0])
+        for step in range(3):
+            weights, state = with_losses(weighting.update, 1 / (1 + step))(gram, state)
+        return weights
+
+    return weigh
+
+
+def with_losses(method, scale=1.0):
+    """Give a method losses of 1, 2, …, T times a scale, if it wants any."""
+    if "losses" not in inspect.signature(method).parameters:
+        return method
+    return lambda gram, *rest: method(
+        gram, *rest, losses=jax.numpy.arange(1, gram.shape[0] + 1).astype(gram.dtype) * scale
+    )
+
+
 METHODS = {
     "mgda": Method(weightings.mgda, "non_conflicting permutation alive"),
     "mgda_l2": Method(
@@ -42,6 +70,58 @@ METHODS = {
     ),
     "primary_aux": Method(weightings.primary_aux, "primary_aux alive"),
     "primary_aux_2": Method(lambda gram: weightings.primary_aux(gram, num_primary=2), "alive", min_tasks=2),
+    "mean": Method(weightings.mean, "permutation linear_under_scaling alive"),
+    "sum": Method(weightings.sum, "permutation linear_under_scaling alive"),
+    "constant": Method(
+        lambda gram: weightings.constant(gram, weights=range(1, gram.shape[0] + 1)), "linear_under_scaling alive"
+    ),
+    "upgrad": Method(weightings.upgrad, "non_conflicting permutation linear_under_scaling alive"),
+    "dualproj": Method(weightings.dualproj, "non_conflicting permutation alive"),
+    "cagrad": Method(weightings.cagrad, "permutation alive"),
+    "cagrad_wide": Method(lambda gram: weightings.cagrad(gram, c=1.0, rescale="1+c^2"), "permutation alive"),
+    "nash_mtl": Method(weightings.nash_mtl, "non_conflicting permutation alive", degree=-1),
+    "fairgrad": Method(weightings.fairgrad, "non_conflicting permutation alive", degree=-1),
+    "fairgrad_2": Method(lambda gram: weightings.fairgrad(gram, alpha=2.0), "permutation alive", degree=-4 / 3),
+    "imtl_g": Method(weightings.imtl_g, "permutation alive"),
+    "aligned_mtl": Method(weightings.aligned_mtl, "alive"),
+    "aligned_mtl_median": Method(lambda gram: weightings.aligned_mtl(gram, scale="median"), "alive"),
+    "aligned_mtl_rmse": Method(lambda gram: weightings.aligned_mtl(gram, scale="rmse"), "alive"),
+    "conflict_free": Method(weightings.conflict_free, "permutation alive"),
+    **{
+        f"dcgd_{variant}": Method(
+            partial(weightings.dcgd, variant=variant), "non_conflicting permutation alive", min_tasks=2, max_tasks=2
+        )
+        for variant in ("center", "projection", "average")
+    },
+    "cosine_gate": Method(weightings.cosine_gate, "alive"),
+    "cosine_gate_unweighted": Method(lambda gram: weightings.cosine_gate(gram, gate="unweighted"), "alive"),
+    "aux_projection": Method(weightings.aux_projection, "alive"),
+    "dynamic_barrier": Method(weightings.dynamic_barrier, "alive"),
+    "pcd": Method(first_step(weightings.pcd()), "alive"),
+    "pcgrad": Method(first_step(weightings.keyed(weightings.pcgrad, key=0)), "linear_under_scaling alive"),
+    "pcgrad_2": Method(
+        first_step(weightings.keyed(weightings.pcgrad, key=0)),
+        "non_conflicting permutation linear_under_scaling alive",
+        max_tasks=2,
+    ),
+    "gradvac": Method(third_step(weightings.gradvac()), "alive"),
+    "random_weights": Method(
+        first_step(weightings.keyed(weightings.random_weights, key=0)), "linear_under_scaling alive"
+    ),
+    "krum": Method(weightings.krum, "alive"),
+    "krum_2_of_3": Method(lambda gram: weightings.krum(gram, num_byzantine=1, num_selected=2), "alive", min_tasks=4),
+    "gradnorm": Method(third_step(weightings.gradnorm()), "alive"),
+    "loss_balanced": Method(with_losses(weightings.loss_balanced), "alive"),
+    "geometric": Method(with_losses(weightings.geometric), "linear_under_scaling alive"),
+    "si": Method(with_losses(weightings.si), "linear_under_scaling alive"),
+    "stch": Method(with_losses(weightings.stch), "linear_under_scaling alive"),
+    "uncertainty": Method(third_step(weightings.uncertainty()), "linear_under_scaling alive"),
+    "imtl_l": Method(third_step(weightings.imtl_l()), "linear_under_scaling alive"),
+    "dwa": Method(third_step(weightings.dwa()), "linear_under_scaling alive"),
+    "famo": Method(third_step(weightings.famo()), "linear_under_scaling alive"),
+    "every_k": Method(third_step(weightings.every_k(weightings.mgda, 2)), "non_conflicting permutation alive"),
+    "smoothed": Method(third_step(weightings.smoothed(weightings.mgda)), "non_conflicting permutation alive"),
+    "normalized": Method(weightings.normalized(weightings.mgda), "non_conflicting permutation alive", degree=-1),
 }
 
 
@@ -127,12 +207,11 @@ def parallel(num_tasks, rng):
 
 # Room for a common direction: the answer is well determined in float32.
 BENIGN = {
-    f.__name__: f for f in (gaussian, correlated, opposed, duplicated, spread_4, spread_12, huge, minute, simplex_points)
+    f.__name__: f
+    for f in (gaussian, correlated, opposed, duplicated, spread_4, spread_12, huge, minute, simplex_points)
 }
 # The direction is (nearly) zero, or not unique: only finiteness and certificates can be asked.
-DEGENERATE = {
-    f.__name__: f for f in (zero, zero_row, low_rank, stationary, near_opposed, exactly_opposed, parallel)
-}
+DEGENERATE = {f.__name__: f for f in (zero, zero_row, low_rank, stationary, near_opposed, exactly_opposed, parallel)}
 JACOBIANS = BENIGN | DEGENERATE
 
 
