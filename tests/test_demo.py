@@ -48,7 +48,7 @@ def test_program_prints_a_table_and_saves_a_figure(tmp_path):
     for label in (
         "held-out loss, left digit",
         "held-out accuracy, right digit",
-        "summed gradient conflicted with noisy labels",
+        "sum conflicted with noisy labels",
         "worst cosine, summed gradient",
         "worst cosine, direction taken",
         "Pareto gap at the end",
@@ -235,8 +235,8 @@ def test_table_and_verdict_follow_the_numbers():
     cosines = [[0.5, -0.5], [0.5, 0.1], [-1e-5, 0.1], [0.2, 0.3]]
     strong, weak = _run_with(good, cosines), _run_with(np.stack([bad[:, 0], good[:, 1]], axis=1), cosines)
     table = dict(report.rows({"sum": weak, "other": strong}, ("a", "b")))
-    assert table["steps: summed gradient conflicted with a"][0] == "0.0%"
-    assert table["steps: summed gradient conflicted with b"][0] == "25.0%"
+    assert table["steps: sum conflicted with a"][0] == "0.0%"
+    assert table["steps: sum conflicted with b"][0] == "25.0%"
     assert table["worst cosine, summed gradient with a task"][0] == "-0.500"
     assert table["  same / longest task gradient"][0] == "0.500"
     assert "left digit more" in report.verdict("other", weak, strong)

@@ -30,7 +30,7 @@ def rows(runs: dict[str, Run], tasks: tuple[str, str]) -> list[tuple[str, list[s
         table.append((f"held-out accuracy, {name}", [f"{run.hits[:, digit].mean():.1%}" for run in measured]))
     table.append(("steps: the two task gradients opposed", [_share(run.angles.between_tasks) for run in measured]))
     for task, name in enumerate(tasks):
-        label = f"steps: summed gradient conflicted with {name}"
+        label = f"steps: sum conflicted with {name}"
         table.append((label, [_share(run.angles.summed[:, task]) for run in measured]))
     table.append(("worst cosine, summed gradient with a task", [f"{run.angles.summed.min():+.3f}" for run in measured]))
     table.append(("steps: direction taken conflicted", [_share(run.angles.direction.min(axis=1)) for run in measured]))
