@@ -15,7 +15,7 @@ def mgda(
     num_tasks: int | None = None,
     *,
     normalization: str = "none",
-    solver: Solver = min_norm,
+    solver: Solver | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     nonfinite: str = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
@@ -27,7 +27,8 @@ def mgda(
       num_tasks: T; if given, T is checked and the state keeps `gram`, `weights` and `gap`.
       normalization: `"none"`, `"l2"`, `"loss"` or `"loss+"`, see `weightings.mgda`; the last two need
         `tx.update(..., losses=losses)`.
-      solver: The solver of the inner program; exact by default.
+      solver: The solver of the inner program; exact by default. (None rather than a function, because
+        `optax.inject_hyperparams` takes functions for schedules; list it in static_args there.)
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`.
 
@@ -54,7 +55,7 @@ def mgda(
       See `weightings.mgda`.
     """
     return build(
-        partial(weightings.mgda, normalization=normalization, solver=solver),
+        partial(weightings.mgda, normalization=normalization, solver=solver or min_norm),
         num_tasks,
         axis_name=axis_name,
         nonfinite=nonfinite,

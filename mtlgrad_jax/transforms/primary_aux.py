@@ -15,7 +15,7 @@ def primary_aux(
     num_tasks: int | None = None,
     *,
     num_primary: int = 1,
-    solver: Solver = min_norm,
+    solver: Solver | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     nonfinite: str = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
@@ -27,7 +27,8 @@ def primary_aux(
       num_tasks: T, primaries and auxiliaries; if given, T is checked and the state keeps `gram`, `weights`
         and `gap`.
       num_primary: p, how many of the first rows are primaries; 1 to T.
-      solver: The solver of the inner program; exact by default.
+      solver: The solver of the inner program; exact by default. (None rather than a function, because
+        `optax.inject_hyperparams` takes functions for schedules; list it in static_args there.)
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`. Under `"drop_task"` a step without any primary is a zero update.
 
@@ -51,7 +52,7 @@ def primary_aux(
       See `weightings.primary_aux`.
     """
     return build(
-        partial(weightings.primary_aux, num_primary=num_primary, solver=solver),
+        partial(weightings.primary_aux, num_primary=num_primary, solver=solver or min_norm),
         num_tasks,
         axis_name=axis_name,
         nonfinite=nonfinite,
