@@ -75,6 +75,11 @@ METHODS = {
     "constant": Method(
         lambda gram: weightings.constant(gram, weights=range(1, gram.shape[0] + 1)), "linear_under_scaling alive"
     ),
+    "inverse_norm": Method(weightings.inverse_norm, "permutation alive", degree=-1),
+    "inverse_norm_2": Method(
+        weightings.inverse_norm, "non_conflicting permutation alive", degree=-1, min_tasks=2, max_tasks=2
+    ),
+    "guided_masking": Method(weightings.guided_masking, "alive", min_tasks=2),
     "upgrad": Method(weightings.upgrad, "non_conflicting permutation linear_under_scaling alive"),
     "dualproj": Method(weightings.dualproj, "non_conflicting permutation alive"),
     "cagrad": Method(weightings.cagrad, "permutation alive"),
