@@ -7,7 +7,7 @@ from jax import lax
 
 from mtlgrad_jax._powers_of_two import scale_by_power_of_two
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.jacobians._contraction import contract, widest
+from mtlgrad_jax.jacobians._contraction import at_least_single, contract, widest
 from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
 from mtlgrad_jax.transforms import _nonfinite
 from mtlgrad_jax.transforms._aggregate import Aggregator, check_options, empty_record, record
@@ -80,7 +80,7 @@ def zeros_like_rows(params: PyTree, num_tasks: int | None = None) -> PyTree:
 
     def zeros(leaf):
         dtype = jnp.result_type(leaf)
-        wide = jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.inexact) else jnp.float32
+        wide = at_least_single(dtype) if jnp.issubdtype(dtype, jnp.inexact) else jnp.float32
         return jnp.zeros_like(leaf, dtype=wide, shape=(*leading, *jnp.shape(leaf)))
 
     return jax.tree.map(zeros, params)
@@ -105,12 +105,12 @@ def cast_like(tree: PyTree, example: PyTree) -> PyTree:
 def inner_products(task_grads: PyTree, direction: PyTree, *, axis_name=None) -> jax.Array:
     """Return Re⟨gᵢ, u⟩ for every task, shape `(T,)`."""
     pairs = zip(jax.tree.leaves(task_grads), jax.tree.leaves(direction), strict=True)
-    pairs = [(leaf, other) for leaf, other in pairs if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    dtypes = [jnp.promote_types(leaf.dtype, other.dtype) for leaf, other in pairs]
-    products = [
-        contract(leaf.astype(dtype), other.astype(dtype)[None], 1)[:, 0]
-        for (leaf, other), dtype in zip(pairs, dtypes, strict=True)
-    ]
+
+    def product(leaf, other):
+        dtype = leaf.dtype if leaf.dtype == other.dtype else at_least_single(leaf.dtype)
+        return contract(leaf.astype(dtype), other.astype(dtype)[None], 1)[:, 0]
+
+    products = [product(leaf, other) for leaf, other in pairs if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     dtype = widest(products)
     total = sum(product.astype(dtype) for product in products)
     return total if axis_name is None else lax.psum(total, axis_name)
@@ -124,7 +124,7 @@ def scale_tree(tree: PyTree, exponent: jax.Array) -> PyTree:
             return leaf
         if jnp.iscomplexobj(leaf):
             return lax.complex(scale(leaf.real), scale(leaf.imag))
-        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        wide = leaf.astype(at_least_single(leaf.dtype))
         return scale_by_power_of_two(wide, exponent).astype(leaf.dtype)
 
     return jax.tree.map(scale, tree)
@@ -149,7 +149,7 @@ def _fill(task_grads, finite, rows):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
         known = jnp.where(finite.reshape(finite.shape + (1,) * (leaf.ndim - 1)), leaf, 0)
-        wide = known.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        wide = known.astype(at_least_single(leaf.dtype))
         filled = jnp.tensordot(rows.astype(wide.dtype), wide, 1, precision=lax.Precision.HIGHEST)
         return filled.astype(leaf.dtype)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax._random_keys import key_sequence
+from mtlgrad_jax.jacobians._contraction import at_least_single
 from mtlgrad_jax.transforms._rows import build_rows
 from mtlgrad_jax.typing import RowMethod
 
@@ -81,7 +82,7 @@ def _drop(leaf, key, leak):
     if jnp.iscomplexobj(leaf):
         real, imaginary = jax.random.split(key)
         return jax.lax.complex(_drop(leaf.real, real, leak), _drop(leaf.imag, imaginary, leak))
-    wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    wide = leaf.astype(at_least_single(leaf.dtype))
     magnitude = jnp.sum(jnp.abs(wide), axis=0)
     sign = jnp.sum(wide, axis=0) / jnp.where(magnitude > 0, magnitude, 1)
     positive = (1 + sign) / 2 > jax.random.uniform(key, leaf.shape[1:], wide.dtype)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.jacobians._contraction import at_least_single
 from mtlgrad_jax.transforms._rows import build_rows
 from mtlgrad_jax.typing import RowMethod
 
@@ -65,5 +66,5 @@ def _trim(leaf, trim):
         return jnp.zeros(leaf.shape[1:], leaf.dtype)
     if jnp.iscomplexobj(leaf):
         return jax.lax.complex(_trim(leaf.real, trim), _trim(leaf.imag, trim))
-    wide = jnp.sort(leaf, axis=0)[trim : num_tasks - trim].astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    wide = jnp.sort(leaf, axis=0)[trim : num_tasks - trim].astype(at_least_single(leaf.dtype))
     return jnp.mean(wide, axis=0).astype(leaf.dtype)

@@ -59,7 +59,7 @@ def modo(*, gamma: float = 0.1, rho: float = 0.1) -> StatefulWeighting:
 
 def check_cross_gram(cross_gram: jax.Array | None, gram: Gram, method: str) -> jax.Array:
     """Return the cross Gram matrix, zero if it is not finite, or explain where it comes from."""
-    if jnp.shape(cross_gram) != gram.shape or cross_gram is None:
+    if cross_gram is None or jnp.shape(cross_gram) != gram.shape:
         got = "none" if cross_gram is None else jnp.shape(cross_gram)
         raise ValueError(
             f"{method} expected cross_gram of shape {gram.shape}, got {got}; the transformation computes it from "
