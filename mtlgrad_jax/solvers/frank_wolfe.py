@@ -84,9 +84,10 @@ def frank_wolfe(
 
 
 def _fully_corrective(gram):
-    quadratic, linear, ratio = penalized(gram, gram.shape[0])
+    everywhere = jnp.ones(gram.shape[0], bool)
+    quadratic, linear, ratio = penalized(gram, everywhere)
     x, num_steps = _active_set.solve(quadratic, linear, start=jnp.zeros_like(linear))
-    return _Iterate(scale_to_simplex(x * ratio, gram.shape[0]), jnp.zeros_like(x[0]), num_steps)
+    return _Iterate(scale_to_simplex(x * ratio, everywhere), jnp.zeros_like(x[0]), num_steps)
 
 
 def _iterate(gram, step, max_steps, tolerance):

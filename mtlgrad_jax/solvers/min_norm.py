@@ -1,7 +1,5 @@
 """The point of smallest norm in a hull of gradients plus a cone of gradients."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +9,6 @@ from mtlgrad_jax.solvers.certificates import min_norm_gap
 from mtlgrad_jax.typing import Gram, Solution
 
 
-@partial(jax.jit, static_argnames="num_simplex")
 def min_norm(gram: Gram, num_simplex: int | None = None) -> Solution:
     """Find the shortest vector of a convex hull plus a cone, exactly.
 
@@ -22,7 +19,7 @@ def min_norm(gram: Gram, num_simplex: int | None = None) -> Solution:
 
     Args:
       gram: G = JJᵀ, shape `(T, T)`, float32 or float64. Only ratios of its entries matter.
-      num_simplex: How many of the first rows are on the simplex, 1 to T; all by default.
+      num_simplex: How many of the first rows are on the simplex, 1 to T; all by default. It may be traced.
 
     Returns:
       `Solution(x, gap, num_steps)`: the weights, shape `(T,)`, those of the simplex rows summing to
@@ -46,46 +43,48 @@ def min_norm(gram: Gram, num_simplex: int | None = None) -> Solution:
       algorithm" (2012); Su, scientific-spaces 8896 (13)–(17) and 8907 (1)–(6), (9).
     """
     num_tasks = check_gram(gram)
-    num_simplex = check_num_simplex(num_simplex, num_tasks)
+    return _certified(gram, check_num_simplex(num_simplex, num_tasks))
+
+
+@jax.jit
+def _certified(gram, num_simplex):
+    on_simplex = jnp.arange(gram.shape[0]) < num_simplex
     finite = jnp.all(jnp.isfinite(gram))
-    safe = jnp.where(finite, gram, jnp.eye(num_tasks, dtype=gram.dtype))
-    weights, num_steps = _solve(safe, num_simplex)
+    safe = jnp.where(finite, gram, jnp.eye(gram.shape[0], dtype=gram.dtype))
+    weights, num_steps = _solve(safe, on_simplex)
     gap = min_norm_gap(safe, weights, num_simplex)
     return Solution(jnp.where(finite, weights, jnp.nan), jnp.where(finite, gap, jnp.inf), num_steps)
 
 
-def _solve(gram, num_simplex):
-    num_tasks = gram.shape[0]
+def _solve(gram, on_simplex):
     no_steps = jnp.zeros((), jnp.int32)
-    if num_tasks == 1:
+    if gram.shape[0] == 1:
         return jnp.ones_like(gram[0]), no_steps
-    if num_tasks == 2 and num_simplex == 2:
-        return _segment(gram), no_steps
-    if num_tasks == 2:
-        return _half_space(gram), no_steps
+    if gram.shape[0] == 2:
+        return jnp.where(on_simplex[1], _segment(gram), _half_space(gram)), no_steps
 
     # With x = s·(α, λ) and M > 0 the penalised program min ½‖Jᵀx‖² + ½M(1 − Σ_simplex xᵢ)² is
     # homogeneous apart from s, so its solution is exact for every M, not in a limit.
-    quadratic, linear, ratio = penalized(gram, num_simplex)
+    quadratic, linear, ratio = penalized(gram, on_simplex)
     x, num_steps = _exact.solve(quadratic, linear)
-    return scale_to_simplex(x * ratio, num_simplex), num_steps
+    return scale_to_simplex(x * ratio, on_simplex), num_steps
 
 
-def scale_to_simplex(weights, num_simplex):
-    """Scale weights so that the first `num_simplex` of them sum to one."""
-    total = jnp.sum(weights[:num_simplex])
-    uniform = jnp.where(jnp.arange(weights.shape[0]) < num_simplex, 1 / num_simplex, 0).astype(weights.dtype)
+def scale_to_simplex(weights, on_simplex):
+    """Scale weights so that those on the simplex sum to one."""
+    total = jnp.sum(jnp.where(on_simplex, weights, 0))
+    share = on_simplex.astype(weights.dtype)
+    uniform = share / jnp.sum(share)
     return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), uniform)
 
 
-def penalized(gram, num_simplex):
+def penalized(gram, on_simplex):
     """Return Q, c and the length of the shortest simplex row relative to every row.
 
     M is the smallest squared length on the simplex: larger, it would swamp that task in float32.
     """
-    on_simplex = jnp.arange(gram.shape[0]) < num_simplex
     correlation, lengths = normalize_rows(gram)
-    shortest = jnp.min(lengths[:num_simplex])
+    shortest = jnp.min(jnp.where(on_simplex, lengths, jnp.inf))
     ratio = jnp.where(lengths > 0, shortest * reciprocal(lengths), on_simplex.astype(gram.dtype))  # limit at a zero row
     share = jnp.where(on_simplex, ratio, 0)
     stationary = on_simplex & (lengths == 0)
@@ -121,7 +120,7 @@ def check_num_simplex(num_simplex: int | None, num_tasks: int) -> int:
     """Return the number of simplex rows, T by default."""
     if num_simplex is None:
         return num_tasks
-    if not 1 <= num_simplex <= num_tasks:
+    if not isinstance(num_simplex, jax.core.Tracer) and not 1 <= num_simplex <= num_tasks:
         raise ValueError(
             f"expected num_simplex (num_primary) between 1 and the number of tasks, {num_tasks}, got {num_simplex}."
         )

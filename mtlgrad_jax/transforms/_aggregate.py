@@ -124,7 +124,7 @@ def build(
             memory = jax.tree.map(lambda new, old: jnp.where(usable, new, old), proposed, memory)
             applied, keep = jnp.where(usable, weights, 0), jnp.broadcast_to(usable, finite.shape)
         else:
-            rows = _nonfinite.stand_in(finite, num_primary or actual, gram.dtype)
+            rows = _nonfinite.stand_in(finite, actual if num_primary is None else num_primary, gram.dtype)
             gram = _nonfinite.stand_in_gram(gram, finite, rows)
             weights, memory = stateful.update(gram, memory, **extras)
             applied, keep = dot(weights, rows), finite
