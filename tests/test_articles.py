@@ -79,7 +79,6 @@ def test_item_05_correction_frank_wolfe_is_not_accurate_enough_to_be_the_default
     assert np.max(certificate(grams, jax.vmap(weightings.mgda)(grams))) < 1e-6
 
 
-@pytest.mark.standard_promotion
 def test_item_06_the_unconstrained_form_reaches_the_same_point():
     rows = gaussian(4, 6)
     gram = gram_of(rows)

@@ -35,7 +35,7 @@ def greedy_coordinate(
 
     Kept for readers of the article and for comparison: the article's rule can stop at a wrong point, and the
     repaired one, coordinate descent, converges linearly at best and takes thousands of updates where auxiliaries
-    nearly oppose each other. `min_norm` is the exact answer.
+    nearly oppose each other. `min_norm` is the exact answer. A solver for `primary_aux`, not for `mgda`.
 
     min ½‖g₀ + Σ λᵢgᵢ‖²,  λ ≥ 0:   λ_τ ← (−⟨u − λ_τg_τ, g_τ⟩)₊/‖g_τ‖²,   u = g₀ + Σ λᵢgᵢ
 

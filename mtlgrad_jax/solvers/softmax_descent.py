@@ -97,8 +97,10 @@ def _descend(gram, num_simplex, optimizer, max_steps, tolerance):
         return 0.5 * dot(shares, dot(correlation, shares))
 
     def advance(iterate):
-        updates, state = descent.update(jax.grad(objective)(iterate.logits), iterate.state, iterate.logits)
-        logits = optax.apply_updates(iterate.logits, updates)
+        slope = jax.grad(objective)(iterate.logits)
+        with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
+            updates, state = descent.update(slope, iterate.state, iterate.logits)
+            logits = optax.apply_updates(iterate.logits, updates)
         gap = min_norm_gap(gram, weights_at(logits), num_simplex)
         return _Iterate(logits, state, gap, iterate.num_steps + 1)
 

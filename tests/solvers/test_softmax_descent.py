@@ -10,8 +10,6 @@ from cases import JACOBIANS, draw
 import mtlgrad_jax as mtl
 from mtlgrad_jax import solvers
 
-pytestmark = pytest.mark.standard_promotion  # Optax's
-
 
 def gram_of(task_grads):
     return jnp.asarray(task_grads @ task_grads.T, jnp.float32)
