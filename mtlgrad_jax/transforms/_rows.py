@@ -55,7 +55,7 @@ def build_rows(
         if nonfinite == "propagate":
             direction, weights, memory = advance(updates, memory, **extra_args)
         else:
-            rows = _nonfinite.stand_in(finite, num_primary or actual, gram.dtype)
+            rows = _nonfinite.stand_in(finite, actual if num_primary is None else num_primary, gram.dtype)
             gram = _nonfinite.stand_in_gram(gram, finite, rows)
             updates = _fill(updates, finite, rows)
             direction, weights, proposed = advance(updates, memory, **extra_args)

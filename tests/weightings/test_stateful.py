@@ -1,0 +1,306 @@
+"""Every method with memory against a plain numpy transcription of its paper, for several steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtlgrad_jax import weightings
+from mtlgrad_jax.weightings.pcgrad import random_orders
+
+NUM_TASKS, NUM_STEPS = 4, 6
+
+
+def draw_steps(seed=0):
+    rng = np.random.default_rng(seed)
+    for step in range(NUM_STEPS):
+        task_grads = rng.standard_normal((NUM_TASKS, 7)) * [[1.0], [0.3], [2.0], [1.0]]
+        losses = rng.uniform(0.5, 2.0, NUM_TASKS) / (1 + step)
+        after = losses * rng.uniform(0.7, 1.0, NUM_TASKS)
+        yield task_grads, losses, after
+
+
+def check(weighting, transcription, *, extras=lambda task_grads, losses, previous: {"losses": losses}):
+    """Run both; the transcription is a generator that is sent (task_grads, losses, previous) and yields weights."""
+    update = jax.jit(weighting.update)
+    state = weighting.init(NUM_TASKS)
+    reference = transcription()
+    next(reference)
+    previous = np.ones(NUM_TASKS)
+    for task_grads, losses, after in draw_steps():
+        gram = jnp.asarray(task_grads @ task_grads.T, jnp.float32)
+        chosen = {name: jnp.asarray(x, jnp.float32) for name, x in extras(task_grads, losses, previous).items()}
+        weights, state = update(gram, state, **chosen)
+        expected = reference.send((task_grads, losses, previous))
+        np.testing.assert_allclose(weights, expected, rtol=3e-5, atol=3e-6)
+        previous = after
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def project_simplex(v):
+    u = np.sort(v)[::-1]
+    levels = (np.cumsum(u) - 1) / np.arange(1, len(v) + 1)
+    return np.maximum(v - levels[np.nonzero(u > levels)[0][-1]], 0)
+
+
+def test_gradvac():
+    def transcription():
+        targets, data = np.zeros((NUM_TASKS, NUM_TASKS)), jax.random.key(3)
+        inputs = yield
+        while True:
+            task_grads = inputs[0]
+            drawn, data = jax.random.split(data)
+            orders = np.asarray(random_orders(drawn, NUM_TASKS))
+            total = np.zeros(task_grads.shape[1])
+            for i in range(NUM_TASKS):
+                bent = task_grads[i].copy()
+                for j in orders[i]:
+                    if j == i:
+                        continue
+                    other, target = task_grads[j], targets[i, j]
+                    cosine = bent @ other / (np.linalg.norm(bent) * np.linalg.norm(other))
+                    if cosine < target:
+                        goal_sine = np.sqrt(1 - target**2)
+                        bent = bent + other * (
+                            np.linalg.norm(bent)
+                            * (target * np.sqrt(1 - cosine**2) - cosine * goal_sine)
+                            / (np.linalg.norm(other) * goal_sine)
+                        )
+                    targets[i, j] = 0.7 * target + 0.3 * cosine
+                total += bent
+            inputs = yield np.linalg.lstsq(task_grads.T, total, rcond=None)[0]
+
+    check(weightings.gradvac(beta=0.3, key=3), transcription, extras=lambda *_: {})
+
+
+def test_dwa():
+    def transcription():
+        history = []
+        inputs = yield
+        while True:
+            ratio = history[-1] / history[-2] if len(history) >= 2 else np.ones(NUM_TASKS)
+            history.append(inputs[1])
+            inputs = yield NUM_TASKS * softmax(ratio / 2)
+
+    check(weightings.dwa(), transcription)
+
+
+def test_dwa_averages_over_a_period():
+    def transcription():
+        seen = []
+        inputs = yield
+        while True:
+            periods = [np.mean(seen[k : k + 2], axis=0) for k in range(0, len(seen) - 1, 2)]
+            ratio = periods[-1] / periods[-2] if len(periods) >= 2 else np.ones(NUM_TASKS)
+            seen.append(inputs[1])
+            inputs = yield NUM_TASKS * softmax(ratio / 2)
+
+    check(weightings.dwa(steps_per_period=2), transcription)
+
+
+def test_uncertainty():
+    def transcription():
+        s = np.zeros(NUM_TASKS)
+        inputs = yield
+        while True:
+            weights = np.exp(-s) / 2
+            s = s - 0.2 * (0.5 - np.exp(-s) * inputs[1] / 2)
+            inputs = yield weights
+
+    check(weightings.uncertainty(learning_rate=0.2), transcription)
+
+
+def test_imtl_l():
+    def transcription():
+        s = np.zeros(NUM_TASKS)
+        inputs = yield
+        while True:
+            weights = np.exp(s)
+            s = s - 0.2 * (np.exp(s) * inputs[1] - 1)
+            inputs = yield weights
+
+    check(weightings.imtl_l(learning_rate=0.2), transcription)
+
+
+def test_famo():
+    def transcription():
+        logits, before = np.zeros(NUM_TASKS), None
+        inputs = yield
+        while True:
+            _, losses, previous = inputs
+            if before is not None:
+                z = softmax(logits)
+                fall = np.log(before) - np.log(previous)
+                logits = logits - 0.5 * ((np.diag(z) - np.outer(z, z)) @ fall + 1e-2 * logits)
+            before = losses
+            weights = softmax(logits) / losses
+            inputs = yield weights / weights.sum()
+
+    check(
+        weightings.famo(learning_rate=0.5, decay=1e-2),
+        transcription,
+        extras=lambda _, losses, previous: {"losses": losses, "previous_batch_losses": previous},
+    )
+
+
+def test_gradnorm():
+    def transcription():
+        w, initial = np.ones(NUM_TASKS), None
+        inputs = yield
+        while True:
+            task_grads, losses, _ = inputs
+            initial = losses if initial is None else initial
+            lengths = np.linalg.norm(task_grads, axis=1)
+            mean = np.mean(w * lengths)
+            rate = losses / initial / np.mean(losses / initial)
+            returned = w
+            w = w - 0.05 * np.sign(w * lengths - mean * rate**1.5) * lengths / mean
+            w = w * NUM_TASKS / w.sum()
+            inputs = yield returned
+
+    check(weightings.gradnorm(learning_rate=0.05), transcription)
+
+
+def cross(task_grads, losses, previous):
+    del losses, previous
+    return {"cross_gram": task_grads @ np.roll(task_grads, 1, axis=1).T + 3 * np.eye(NUM_TASKS)}
+
+
+def test_modo():
+    def transcription():
+        w = np.full(NUM_TASKS, 1 / NUM_TASKS)
+        inputs = yield
+        while True:
+            w = project_simplex(w - 0.02 * (cross(*inputs)["cross_gram"] @ w + 0.1 * w))
+            inputs = yield w
+
+    check(weightings.modo(gamma=0.02), transcription, extras=cross)
+
+
+def test_sdmgrad():
+    def transcription():
+        w = np.full(NUM_TASKS, 1 / NUM_TASKS)
+        inputs = yield
+        while True:
+            matrix = cross(*inputs)["cross_gram"]
+            matrix = matrix / np.mean(np.sqrt(np.maximum(np.diag(matrix), 0))) ** 2
+            velocity = 0
+            for _ in range(5):
+                velocity = 0.5 * velocity + matrix @ (w + 0.3 / NUM_TASKS)
+                w = project_simplex(w - 0.1 * velocity)
+            inputs = yield (w + 0.3 / NUM_TASKS) / 1.3
+
+    check(weightings.sdmgrad(num_steps=5, learning_rate=0.1), transcription, extras=cross)
+
+
+def test_smoothed_inverse_lengths():
+    def transcription():
+        w = None
+        inputs = yield
+        while True:
+            fresh = 1 / np.linalg.norm(inputs[0], axis=1)
+            w = fresh if w is None else 0.9 * w + 0.1 * fresh
+            inputs = yield w
+
+    check(weightings.smoothed(weightings.inverse_norm), transcription, extras=lambda *_: {})
+
+
+def test_every_k_calls_a_method_with_memory_only_then():
+    def transcription():
+        s, step = np.zeros(NUM_TASKS), 0
+        inputs = yield
+        while True:
+            if step % 3 == 0:
+                weights = np.exp(s)
+                s = s - 0.2 * (np.exp(s) * inputs[1] - 1)
+            step += 1
+            inputs = yield weights
+
+    check(weightings.every_k(weightings.imtl_l(learning_rate=0.2), 3), transcription)
+
+
+def test_weights_of_losses_only():
+    losses = np.array([0.5, 2.0, 1.0])
+    gram, given = jnp.eye(3), jnp.asarray(losses, jnp.float32)
+    np.testing.assert_allclose(
+        weightings.geometric(gram, losses=given), losses.prod() ** (1 / 3) / (3 * losses), rtol=1e-6
+    )
+    np.testing.assert_allclose(weightings.si(gram, losses=given), 1 / losses, rtol=1e-6)
+    p, ideal = np.array([0.2, 0.5, 0.3]), np.array([0.1, 0.2, 0.0])
+    actual = weightings.stch(gram, losses=given, mu=0.3, preference=p, ideal=ideal)
+    np.testing.assert_allclose(actual, p * softmax(p * (losses - ideal) / 0.3), rtol=1e-5)
+
+
+NO_LOGARITHM = {
+    "geometric": lambda losses: weightings.geometric(jnp.eye(3), losses=losses),
+    "si": lambda losses: weightings.si(jnp.eye(3), losses=losses),
+    "loss_balanced": lambda losses: weightings.loss_balanced(jnp.eye(3), losses=losses),
+    "famo": lambda losses: (f := weightings.famo()).update(jnp.eye(3), f.init(3), losses=losses)[0],
+}
+
+
+@pytest.mark.parametrize("name", NO_LOGARITHM)
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf, 1e-45])
+def test_a_loss_without_logarithm_takes_its_task_out(name, bad):
+    weights = jax.jit(NO_LOGARITHM[name])(jnp.array([1.0, bad, 2.0], jnp.float32))
+    assert weights[1] == 0 and weights[0] >= weights[2] > 0
+    assert np.all(jax.jit(NO_LOGARITHM[name])(jnp.full(3, bad, jnp.float32)) == 0)
+
+
+STATEFUL = {
+    "uncertainty": weightings.uncertainty(learning_rate=1.0),
+    "imtl_l": weightings.imtl_l(learning_rate=1.0),
+    "dwa": weightings.dwa(),
+    "famo": weightings.famo(learning_rate=1.0),
+    "gradnorm": weightings.gradnorm(learning_rate=1.0),
+}
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_memory_stays_finite_whatever_the_losses(name):
+    weighting, update = STATEFUL[name], jax.jit(STATEFUL[name].update)
+    for first in (0.0, -1.0, 1e-30, 1e30, np.nan, np.inf):
+        state = weighting.init(3)
+        for step in range(60):
+            losses = jnp.array([first, 1.0, 1e15 if step % 2 else 1e-15], jnp.float32)
+            weights, state = update(jnp.eye(3), state, losses=losses)
+            assert np.all(np.isfinite(weights)) and np.all(weights >= 0), (first, step, weights)
+
+
+def test_a_cross_gram_matrix_that_is_not_finite_changes_nothing():
+    for weighting in (weightings.modo(rho=0.0), weightings.sdmgrad()):
+        state = weighting.init(2)
+        _, after = jax.jit(weighting.update)(jnp.eye(2), state, cross_gram=jnp.array([[1.0, jnp.nan], [0.0, 9.0]]))
+        np.testing.assert_array_equal(after.weights, state.weights)
+
+
+def test_krum_prefers_the_crowd():
+    rng = np.random.default_rng(0)
+    task_grads = np.concatenate([1 + 0.1 * rng.standard_normal((5, 9)), 50 * rng.standard_normal((2, 9))])
+    weights = weightings.krum(jnp.asarray(task_grads @ task_grads.T, jnp.float32), num_byzantine=2, num_selected=3)
+    squared = ((task_grads[:, None] - task_grads[None]) ** 2).sum(-1)
+    scores = np.sort(squared, axis=1)[:, 1:4].sum(1)
+    assert set(np.nonzero(np.asarray(weights))[0]) == set(np.argsort(scores)[:3])
+    np.testing.assert_allclose(weights.sum(), 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: weightings.krum(jnp.eye(4), num_byzantine=2), "at least num_byzantine"),
+        (lambda: weightings.krum(jnp.eye(2), num_selected=3), "num_selected from 1"),
+        (lambda: weightings.si(jnp.eye(2)), "got none; pass losses=losses"),
+        (lambda: weightings.si(jnp.eye(2), losses=jnp.ones(3)), "one per task"),
+        (lambda: weightings.gradvac(beta=2.0), "beta between 0 and 1"),
+        (lambda: weightings.keyed(weightings.pcgrad, key=0.5), "int seed"),
+        (lambda: weightings.every_k(weightings.mgda, 0), "at least one step"),
+        (lambda: weightings.modo().update(jnp.eye(2), weightings.modo().init(2)), "second_task_grads"),
+    ],
+)
+def test_misuse_is_explained(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
