@@ -73,19 +73,20 @@ def max_min_in_ball(gram: Gram, center: jax.Array, radius: jax.Array | float) ->
 
     # The levels that single tasks and the point of smallest norm allow: at a stationary point the latter is
     # zero, above which no direction would reach.
-    singles = jnp.min(along + reach * row_norms(safe))
-    start = jnp.minimum(singles, _bound(safe, along, reach, min_norm(safe).x))
+    shortest = min_norm(safe).x
+    start = _first_bound(safe, along, reach, shortest)
     first = visit(start, (0 * start).astype(jnp.int32))
     end = lax.while_loop(unfinished, lambda visited: visit(visited.lower, visited.num_steps + 1), first)
     x = end.x * jnp.minimum(reach * reciprocal(end.distance), 1)
-    gap = max_min_gap(safe, p, radius, x)
+    gap = _gap(safe, p, radius, x, shortest)
     return Solution(jnp.where(finite, x, jnp.nan), jnp.where(finite, gap, jnp.inf), end.num_steps)
 
 
 def max_min_gap(gram: Gram, center: jax.Array, radius: jax.Array | float, x: jax.Array) -> jax.Array:
     """Measure the duality gap of Jᵀ(p + x) for the max-min program in a ball.
 
-    min_{α∈Δ} ⟨Jᵀα, Jᵀp⟩ + r‖Jᵀp‖‖Jᵀα‖ bounds every smallest inner product from above, here with α = x/Σx.
+    min_{α∈Δ} ⟨Jᵀα, Jᵀp⟩ + r‖Jᵀp‖‖Jᵀα‖ bounds every smallest inner product from above; the best is taken of
+    α = x/Σx, the point of smallest norm, and single tasks.
 
     Args:
       gram: G, shape `(T, T)`.
@@ -103,14 +104,22 @@ def max_min_gap(gram: Gram, center: jax.Array, radius: jax.Array | float, x: jax
       >>> float(max_min_gap(jnp.eye(2), jnp.array([1.0, 0.0]), 0.5, jnp.array([0.0, 0.5])))
       0.0
     """
-    lengths = row_norms(gram)
-    unit = reciprocal(jnp.max(lengths))
+    return _gap(gram, center, radius, x, min_norm(gram).x)
+
+
+def _gap(gram, center, radius, x, shortest):
+    unit = reciprocal(jnp.max(row_norms(gram)))
     gram = gram * unit * unit
     along = dot(gram, center)
     reach = jnp.asarray(radius, gram.dtype) * _length(gram, center)
-    upper = jnp.minimum(_bound(gram, along, reach, x), jnp.min(along + reach * lengths * unit))
+    upper = jnp.minimum(_bound(gram, along, reach, x), _first_bound(gram, along, reach, shortest))
     dual = upper - jnp.min(along + dot(gram, x))
     return jnp.maximum(jnp.maximum(dual, _length(gram, x) - reach), 0)
+
+
+def _first_bound(gram, along, reach, shortest):
+    """Return the best dual objective of single tasks and of the point of smallest norm."""
+    return jnp.minimum(jnp.min(along + reach * row_norms(gram)), _bound(gram, along, reach, shortest))
 
 
 def _bound(gram, along, reach, x):

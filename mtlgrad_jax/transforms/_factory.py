@@ -70,7 +70,8 @@ def factory(
     stateless = "gram" in parameters
     options = [p for p in parameters.values() if p.name != "gram" and p.name not in PER_STEP_EXTRAS]
     signature = _signature(options)
-    shared = [p.name for p in options if p.name in inspect.signature(certificate).parameters]
+    _gram, _weights, *named = inspect.signature(certificate).parameters
+    shared = [p.name for p in options if p.name in named]
 
     def make(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)

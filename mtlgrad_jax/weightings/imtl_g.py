@@ -41,6 +41,7 @@ def imtl_g(gram: Gram) -> Weights:
     check_gram(gram)
     correlation, lengths = normalize_rows(gram)
     shares = _spectral.equal_cosines(correlation, lengths > 0)
-    shares = shares * jnp.min(jnp.where(lengths > 0, lengths, jnp.inf)) * reciprocal(lengths)  # at most 1/T-ish
+    shortest = jnp.min(jnp.where(lengths > 0, lengths, jnp.max(lengths)))
+    shares = shares * shortest * reciprocal(lengths)
     total = jnp.sum(shares)
     return jnp.where(total != 0, shares / jnp.where(total != 0, total, 1), 0)

@@ -1,0 +1,189 @@
+"""Claim: every deterministic method that TorchJD 0.18 has too gives the same update.
+
+    pip install "torch==2.13.0" "torchjd[full]==0.18.0" quadprog
+    python -m benchmarks.agreement_with_torchjd [--quick] [--out FOLDER]
+
+Random Gaussian Jacobians, T = 2, 3, 5, 9 tasks, ten draws each, once as they are and once with every row divided by
+up to ten. Ours in float32, theirs in float64. The difference is ‖u − u'‖/‖u'‖; the tolerance is what their solver aims
+at: 1e-4 for formulas and convex programs, 1e-3 where they regularise (UPGrad and DualProj add 1e-4 to a normalised Gram
+matrix) or stop an iteration early (Nash-MTL, FairGrad). MGDA is given 100,000 Frank-Wolfe steps instead of 100. Methods
+with memory are compared after three steps.
+
+Where the updates differ by more, a defect computed in float64 tells whose is the paper's: the optimality gap for MGDA,
+the deepest conflict for UPGrad and DualProj, the inequality of the tasks' gains for Nash-MTL.
+
+Left out, because two random streams cannot be compared: random weights, GradDrop, MoDo, SDMGrad, GradVac and, beyond
+two tasks, PCGrad.
+"""
+
+import argparse
+import json
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mtlgrad_jax as mtl
+
+RESULTS = Path(__file__).parent / "results"
+FORMULA, REGULARISED = 1e-4, 1e-3
+
+
+def optimality_gap(task_grads, update):
+    """MGDA: ‖u‖² − minᵢ⟨gᵢ,u⟩ relative to the longest gradient; zero at the optimum only."""
+    return (update @ update - (task_grads @ update).min()) / (task_grads**2).sum(axis=1).max()
+
+
+def deepest_conflict(task_grads, update):
+    """UPGrad and DualProj: the largest −cos(gᵢ,u)."""
+    lengths = np.linalg.norm(task_grads, axis=1) * np.linalg.norm(update)
+    return max(-(task_grads @ update / lengths).min(), 0.0)
+
+
+def inequality(task_grads, update):
+    """Nash-MTL: how unequal wᵢ⟨gᵢ,u⟩ is among tasks."""
+    gains = np.linalg.lstsq(task_grads.T, update)[0] * (task_grads @ update)
+    return np.ptp(gains) / abs(gains.mean())
+
+
+class Pair(NamedTuple):
+    """One method in both libraries, as functions of T."""
+
+    ours: callable
+    theirs: callable
+    tolerance: float
+    sizes: tuple = (2, 3, 5, 9)
+    num_steps: int = 1
+    defect: callable = None  # of J and u, in float64: zero for the answer of the paper
+
+
+def pairs():
+    from torch import arange, float64
+    from torchjd import aggregation as torchjd
+
+    def ramp(num_tasks):
+        return arange(1, num_tasks + 1, dtype=float64)
+
+    return {
+        "mean": Pair(mtl.mean, lambda t: torchjd.Mean(), FORMULA),
+        "sum": Pair(mtl.sum, lambda t: torchjd.Sum(), FORMULA),
+        "constant": Pair(
+            lambda t: mtl.constant(t, weights=range(1, t + 1)), lambda t: torchjd.Constant(ramp(t)), FORMULA
+        ),
+        "mgda": Pair(
+            mtl.mgda, lambda t: torchjd.MGDA(epsilon=1e-9, max_iters=100_000), REGULARISED, defect=optimality_gap
+        ),
+        "upgrad": Pair(mtl.upgrad, lambda t: torchjd.UPGrad(), REGULARISED, defect=deepest_conflict),
+        "dualproj": Pair(mtl.dualproj, lambda t: torchjd.DualProj(), REGULARISED, defect=deepest_conflict),
+        "cagrad c=.1": Pair(lambda t: mtl.cagrad(t, c=0.1), lambda t: torchjd.CAGrad(c=0.1), FORMULA),
+        "cagrad c=.5": Pair(lambda t: mtl.cagrad(t, c=0.5), lambda t: torchjd.CAGrad(c=0.5), FORMULA),
+        "nash_mtl": Pair(mtl.nash_mtl, lambda t: torchjd.NashMTL(n_tasks=t), REGULARISED, defect=inequality),
+        "fairgrad α=1": Pair(mtl.fairgrad, lambda t: torchjd.FairGrad(alpha=1.0), REGULARISED),
+        "fairgrad α=2": Pair(lambda t: mtl.fairgrad(t, alpha=2.0), lambda t: torchjd.FairGrad(alpha=2.0), REGULARISED),
+        "imtl_g": Pair(mtl.imtl_g, lambda t: torchjd.IMTLG(), FORMULA),
+        **{
+            f"aligned_mtl {scale}": Pair(
+                partial(mtl.aligned_mtl, scale=scale), lambda t, s=scale: torchjd.AlignedMTL(scale_mode=s), FORMULA
+            )
+            for scale in ("min", "median", "rmse")
+        },
+        "conflict_free": Pair(mtl.conflict_free, lambda t: torchjd.ConFIG(), FORMULA),
+        "pcd τ=.02": Pair(mtl.pcd, lambda t: torchjd.PCD(eps=0.0), FORMULA, num_steps=3),
+        "pcd τ=.5, ε": Pair(
+            lambda t: mtl.pcd(t, tau=0.5, beta=0.9, eps=1e-8),
+            lambda t: torchjd.PCD(tau=0.5, beta=0.9),
+            FORMULA,
+            num_steps=3,
+        ),
+        "pcgrad": Pair(mtl.pcgrad, lambda t: torchjd.PCGrad(), FORMULA, sizes=(2,)),
+        "krum": Pair(
+            lambda t: mtl.krum(t, num_byzantine=1, num_selected=2),
+            lambda t: torchjd.Krum(n_byzantine=1, n_selected=2),
+            FORMULA,
+            sizes=(5, 9),
+        ),
+        "trimmed_mean": Pair(mtl.trimmed_mean, lambda t: torchjd.TrimmedMean(trim_number=1), FORMULA, sizes=(3, 5, 9)),
+    }
+
+
+def jacobians(num_tasks, num_draws):
+    for seed in range(num_draws):
+        rng = np.random.default_rng([num_tasks, seed])
+        task_grads = rng.standard_normal((num_tasks, 3 * num_tasks + 10))
+        yield task_grads.astype(np.float32)
+        yield (task_grads / rng.uniform(1, 10, (num_tasks, 1))).astype(np.float32)
+
+
+def compare(pair, num_draws):
+    """Yield ‖u − u'‖/‖u'‖ and the defects of u and u' for every draw."""
+    from torch import from_numpy
+
+    for num_tasks in pair.sizes:
+        tx = pair.ours(num_tasks)
+        update = jax.jit(tx.update)
+        for task_grads in jacobians(num_tasks, num_draws):
+            state, peer = tx.init(jnp.zeros(task_grads.shape[1])), pair.theirs(num_tasks)
+            for step in range(pair.num_steps):
+                rolled = np.roll(task_grads, step, axis=1) * np.float32(1 + step)
+                ours, state = update(jnp.asarray(rolled), state)
+                theirs = peer(from_numpy(rolled.astype(np.float64))).numpy()
+            ours, exact = np.asarray(ours, np.float64), rolled.astype(np.float64)
+            defects = (0.0, 0.0) if pair.defect is None else (pair.defect(exact, u) for u in (ours, theirs))
+            yield float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)), *map(float, defects)
+
+
+def study(num_draws):
+    rows = []
+    for name, pair in pairs().items():
+        found, our_defect, their_defect = np.array(list(compare(pair, num_draws))).T
+        row = {"method": name, "num_jacobians": len(found), "median": float(np.median(found))}
+        row |= {
+            "worst": float(found.max()),
+            "tolerance": pair.tolerance,
+            "within": float(np.mean(found <= pair.tolerance)),
+        }
+        row |= {"our_worst_defect": float(our_defect.max()), "their_worst_defect": float(their_defect.max())}
+        rows.append(row | {"verdict": verdict(row)})
+    return rows
+
+
+def verdict(row):
+    if row["worst"] <= row["tolerance"]:
+        return "agrees"
+    if row["our_worst_defect"] <= 1e-5 and row["their_worst_defect"] >= 10 * row["our_worst_defect"]:
+        return "theirs is inexact"
+    return "differs"
+
+
+def table(rows):
+    heads = f"{'median':>8}{'worst':>8}{'tolerance':>10}{'within':>8}{'defects, ours':>15}{'theirs':>8}"
+    lines = [f"{'method':19}{heads}  verdict"]
+    for row in rows:
+        defects = (
+            f"{row['our_worst_defect']:15.0e}{row['their_worst_defect']:8.0e}"
+            if row["their_worst_defect"]
+            else " " * 23
+        )
+        numbers = f"{row['median']:8.0e}{row['worst']:8.0e}{row['tolerance']:10.0e}{row['within']:8.0%}"
+        lines.append(f"{row['method']:19}{numbers}{defects}  {row['verdict']}")
+    return "\n".join(lines)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one draw per size")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore", module="torchjd")  # cvxpy's advice on how their programs are written
+    rows = study(num_draws=1 if options.quick else 10)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "agreement_with_torchjd.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
