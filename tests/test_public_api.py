@@ -1,0 +1,96 @@
+"""The names that other programs rely on, and what each of them must tell its reader."""
+
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+
+import optax
+import pytest
+
+import mtlgrad_jax as mtl
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+CONTRACT = [
+    "aggregate",
+    "mgda",
+    "primary_aux",
+    "relu_l2_project",
+    "adam_relu_l2",
+    "task_value_and_grad",
+    "weightings.mgda",
+    "weightings.primary_aux",
+    "solvers.nnls",
+    "solvers.min_norm",
+    "solvers.frank_wolfe",
+    "solvers.certificates.min_norm_gap",
+    "jacobians.stacked.gram",
+    "jacobians.stacked.combine",
+]
+
+
+def resolve(name):
+    value = mtl
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def public_functions():
+    for module in (mtl, mtl.solvers, mtl.weightings):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isfunction(value) or hasattr(value, "__wrapped__"):
+                yield f"{module.__name__.removeprefix('mtlgrad_jax').lstrip('.')}.{name}".lstrip(".")
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_contract_names_exist(name):
+    assert callable(resolve(name))
+
+
+@pytest.mark.parametrize("name", sorted(set(public_functions())))
+def test_public_functions_are_documented_with_an_example_that_runs(name):
+    function = resolve(name)
+    text = inspect.getdoc(function)
+    for section in ("Args:", "Returns:", "Example:", ">>> "):
+        assert section in text, section
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            assert re.search(rf"^ *{parameter.name}(,.*)?:", text, re.MULTILINE), parameter.name
+
+
+def test_factories_share_one_signature():
+    for name in mtl.weightings.__all__:
+        factory = getattr(mtl, name, None)
+        if factory is None or inspect.ismodule(factory):
+            continue
+        parameters = inspect.signature(factory).parameters
+        if "num_tasks" not in parameters:
+            continue
+        assert list(parameters)[0] == "num_tasks", name
+        assert {"axis_name", "nonfinite"} <= set(parameters), name
+        keyword_only = [p for key, p in parameters.items() if key != "num_tasks"]
+        assert all(p.kind is p.KEYWORD_ONLY for p in keyword_only), name
+
+
+def test_transformations_are_optax_transformations():
+    for tx in (mtl.mgda(), mtl.primary_aux(), mtl.aggregate(mtl.weightings.mgda)):
+        assert isinstance(tx, optax.GradientTransformationExtraArgs)
+    assert isinstance(mtl.relu_l2_project(), optax.GradientTransformation)
+    assert isinstance(mtl.jacobians.stacked.Stacked(None), mtl.typing.Jacobian)
+
+
+def test_importing_needs_nothing_but_jax_and_optax():
+    heavy = ["flax", "sklearn", "matplotlib", "scipy.optimize", "tqdm", "torch", "pandas"]
+    code = f"import sys, mtlgrad_jax; print([m for m in {heavy} if m in sys.modules and m not in before])"
+    code = f"import sys, jax, optax; before = set(sys.modules); {code}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_readme_names_exist():
+    text = (REPOSITORY / "README.md").read_text()
+    for name in set(re.findall(r"`mtl\.([a-z_0-9.]+)[(`]", text)):
+        resolve(name)
