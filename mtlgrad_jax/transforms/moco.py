@@ -65,7 +65,7 @@ def moco(
     """
 
     def init(num_tasks, params):
-        uniform = jnp.full(num_tasks, 1 / num_tasks)
+        uniform = jnp.ones(num_tasks) / num_tasks
         return MocoState(zeros_like_rows(params, num_tasks), uniform, jnp.zeros((), jnp.int32))
 
     def update(task_grads, state):

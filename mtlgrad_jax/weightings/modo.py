@@ -45,7 +45,7 @@ def modo(*, gamma: float = 0.1, rho: float = 0.1) -> StatefulWeighting:
     """
 
     def init(num_tasks):
-        return ModoState(jnp.full(num_tasks, 1 / num_tasks))
+        return ModoState(jnp.ones(num_tasks) / num_tasks)
 
     def update(gram, state, *, cross_gram=None):
         cross_gram = check_cross_gram(cross_gram, gram, "modo")

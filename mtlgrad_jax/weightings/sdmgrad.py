@@ -65,7 +65,7 @@ def sdmgrad(
         raise ValueError(f"expected num_steps of at least 1, got {num_steps}.")
 
     def init(num_tasks):
-        return SdmgradState(jnp.full(num_tasks, 1 / num_tasks))
+        return SdmgradState(jnp.ones(num_tasks) / num_tasks)
 
     def update(gram, state, *, cross_gram=None):
         cross_gram = check_cross_gram(cross_gram, gram, "sdmgrad")

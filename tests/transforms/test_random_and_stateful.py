@@ -93,9 +93,8 @@ def test_scan_is_the_python_loop_and_the_state_keeps_its_type(name):
         return state, out
 
     start = tx.init(PARAMS)
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), start) == jax.tree.map(
-        lambda leaf: (leaf.shape, leaf.dtype), state
-    )
+    typed = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)
+    assert typed(start) == typed(state)
     scanned_state, scanned = jax.jit(lambda state: lax.scan(body, state, (steps, extras)))(start)
     for leaf, other in zip(jax.tree.leaves(scanned), jax.tree.leaves(stack(outputs)), strict=True):
         assert leaf.dtype == other.dtype
