@@ -34,6 +34,10 @@ def test_item_01_inverse_norm_is_scale_free_and_safe_for_two_tasks_only():
     three = jnp.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.5]])
     assert three[2] @ direction(three) < -0.5  # the third is outvoted
     np.testing.assert_array_equal(weightings.inverse_norm(jnp.zeros((2, 2))), 0)
+    tx = mtl.inverse_norm()
+    for size in (1e-30, 1.0, 1e30):  # unit vectors, also where squares leave float32
+        update, _ = tx.update(size * jnp.array([[3.0, 4.0], [0.0, -2.0], [0.0, 0.0]]), tx.init(jnp.zeros(2)))
+        np.testing.assert_allclose(update, [0.6, -0.2], rtol=1e-5)
 
 
 def test_item_02_the_optimum_raises_the_worst_gain_to_its_own_squared_length():
