@@ -115,6 +115,7 @@ def _newton(gram, target, max_steps):
     """Solve w = softmax(−λGw) while λ grows to its target; every step may shorten itself, so none goes astray."""
     num_tasks = gram.shape[0]
     target = jnp.minimum(target, 1 / (8 * num_tasks * jnp.finfo(gram.dtype).eps.item()))
+    target = target + 0 * gram[0, 0]  # varies over a mesh as the input does
     lengths = jnp.append(0.5 ** jnp.arange(NUM_HALVINGS, dtype=gram.dtype), 0)
 
     def residual_at(weights, sharpness):

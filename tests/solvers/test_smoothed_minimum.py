@@ -95,6 +95,17 @@ def test_it_is_a_solver_of_mgda_under_jit_and_vmap():
     np.testing.assert_allclose(weigh(grams), exact, atol=0.02)
 
 
+@pytest.mark.parametrize("name", ["smoothed_minimum", "softmax_descent", "greedy_coordinate", "frank_wolfe"])
+def test_the_iterations_run_inside_shard_map(name):
+    spec = jax.sharding.PartitionSpec("device")
+    mesh = jax.make_mesh((1,), ("device",))
+    gram = gram_of(gaussian(3))
+    grams = jax.device_put(gram[None], jax.NamedSharding(mesh, spec))
+    solve = getattr(solvers, name)
+    inside = jax.shard_map(lambda grams: solve(grams[0]).x[None], mesh=mesh, in_specs=spec, out_specs=spec)
+    np.testing.assert_allclose(jax.jit(inside)(grams)[0], solve(gram).x, atol=1e-5)
+
+
 def test_input_that_is_not_finite():
     solution = solvers.smoothed_minimum(jnp.full((3, 3), jnp.nan))
     assert np.all(np.isnan(solution.x))
