@@ -11,8 +11,6 @@ from jax import lax
 
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.jacobians._contraction import contract
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
 from mtlgrad_jax.typing import Weights
 
 if TYPE_CHECKING:
@@ -83,7 +81,7 @@ def representation_overlap(jac: SharedEncoder) -> jax.Array:
     rows, _ = jac.places.representation.split(jac.representation_grads)
     counts = sum(contract(used, used, 1) for used in ((row != 0).astype(jnp.float32) for row in rows))
     sizes = jnp.diagonal(counts)
-    return counts * reciprocal(jnp.minimum(sizes[:, None], sizes[None, :]))
+    return counts / jnp.maximum(jnp.minimum(sizes[:, None], sizes[None, :]), 1)
 
 
 def is_disjoint(jac: SharedEncoder) -> jax.Array:
@@ -145,6 +143,12 @@ def _warn():
 
 
 def _cosines(gram, weights):
-    slope = dot(gram, weights.astype(gram.dtype))
-    length = jnp.sqrt(jnp.maximum(dot(weights.astype(gram.dtype), slope), 0))
-    return jnp.clip(slope * reciprocal(row_norms(gram)) * reciprocal(length), -1, 1)
+    weights = weights.astype(gram.dtype)
+    slope = jnp.matmul(gram, weights, precision=lax.Precision.HIGHEST)
+    square = jnp.matmul(weights, slope, precision=lax.Precision.HIGHEST)
+    lengths, size = jnp.sqrt(jnp.maximum(jnp.diagonal(gram), 0)), jnp.sqrt(jnp.maximum(square, 0))
+    return jnp.clip(_divide(_divide(slope, lengths), size), -1, 1)
+
+
+def _divide(numerator, length):
+    return jnp.where(length > 0, numerator / jnp.where(length > 0, length, 1), 0)
