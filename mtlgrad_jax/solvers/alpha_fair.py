@@ -38,7 +38,7 @@ def alpha_fair(gram: Gram, *, alpha: jax.Array | float = 1.0, log2_scale: jax.Ar
 
     Returns:
       `Solution(x, gap, num_steps)`: w, shape `(T,)`, in units of length^(−2α/(1+α)), and
-      the gap of `fairness_gap`. At a Pareto stationary point there is no answer: w = 0 and the gap is infinite.
+      gap = max_i |wᵢ^(1/α)(Gw)ᵢ − 1|. At a Pareto stationary point there is no answer: w = 0 and the gap is infinite.
       A zero gradient gets weight zero and is left out. Input that is not finite gives NaN and an infinite gap.
       With α ≠ 1 and lengths spread over more than about six decades the conditions of the shortest gradients
       are below the rounding of the others, and the gap says so.
@@ -70,7 +70,8 @@ def alpha_fair(gram: Gram, *, alpha: jax.Array | float = 1.0, log2_scale: jax.Ar
     v, num_steps = _newton(correlation, jnp.where(present, lengths, 1), alpha, solvable)
     weights = jnp.where(solvable & present, v * reciprocal(lengths), 0)
 
-    gap = fairness_gap(unit, weights, alpha=alpha)
+    progress = jnp.where(present, jnp.power(weights, 1 / alpha) * dot(unit, weights), 1)
+    gap = jnp.where(jnp.any(present) & ~solvable, jnp.inf, jnp.max(jnp.abs(progress - 1)))
     weights = _rescale(weights, -2 * alpha / (1 + alpha), half + jnp.asarray(log2_scale))
     return Solution(jnp.where(finite, weights, jnp.nan), jnp.where(finite, gap, jnp.inf), num_steps)
 
