@@ -1,5 +1,9 @@
 """The strictest JAX there is: no silent promotion of ranks or dtypes, except in other people's code."""
 
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")  # before jax is imported
+
 import jax
 import pytest
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 def contract(left: jax.Array, right: jax.Array, num_kept: int) -> jax.Array:
@@ -28,7 +29,32 @@ def contract(left: jax.Array, right: jax.Array, num_kept: int) -> jax.Array:
         ((rest, rest), ((), ())),
         precision=lax.Precision.HIGHEST,
         preferred_element_type=at_least_single(left.dtype),
+        out_sharding=explicit_sharding(left, ()),
     )
+
+
+def explicit_sharding(leaf: jax.Array, axes: tuple[int, ...]) -> NamedSharding | None:
+    """Return the sharding of a result that keeps only these axes of a leaf, in the explicit sharding mode.
+
+    Args:
+      leaf: Any array.
+      axes: The axes whose sharding the result has, in order; others are replicated.
+
+    Returns:
+      A sharding, or None where the compiler decides.
+    """
+    sharding = jax.typeof(leaf).sharding
+    if all(name is None for name in sharding.spec):
+        return None
+    return NamedSharding(sharding.mesh, PartitionSpec(*(sharding.spec[axis] for axis in axes)))
+
+
+def varying_axes(leaf: jax.Array) -> frozenset[str]:
+    """Return the mesh axes over which a leaf differs inside `shard_map`, empty if that is not tracked."""
+    aval = jax.typeof(leaf)
+    if hasattr(aval, "vma"):  # before jax 0.10
+        return aval.vma
+    return aval.manual_axis_type.varying
 
 
 def at_least_single(dtype: jnp.dtype) -> jnp.dtype:

@@ -1,17 +1,16 @@
 """J held in full: a pytree shaped like the parameters whose leaves have a leading task axis."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
-from mtlgrad_jax.jacobians._contraction import at_least_single, contract, widest
+from mtlgrad_jax.jacobians._contraction import at_least_single, explicit_sharding
 from mtlgrad_jax.jacobians._losses import check_chunk_size, is_inexact, loss_vector, map_in_chunks, shapes, trainable
 from mtlgrad_jax.jacobians._losses import stack_losses as stack_losses
+from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
 
@@ -123,14 +122,16 @@ def gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None = None) 
     Args:
       task_grads: Leaves `(T, *param_shape)`, floating or complex. Integer leaves carry no gradient and are
         left out.
-      axis_name: Mesh axis to sum over inside `shard_map`, where each device holds a piece of every leaf.
+      axis_name: Mesh axes over which parameters are split inside `shard_map`; a leaf that is whole on every
+        device is counted once. `()` treats each device on its own.
 
     Returns:
       G, shape `(T, T)`; float32, or float64 if a leaf is. A row that is not finite makes its row and column
       of G not finite and no other. Where float32 cannot hold G it is that of 2⁻ᵏJ (see `scaled_gram`).
 
     Raises:
-      ValueError: If the task axis is missing or inconsistent.
+      ValueError: If the task axis is missing or inconsistent, or gradients differ over a mesh axis that
+        `axis_name` does not name.
 
     Example:
       >>> import jax.numpy as jnp
@@ -166,28 +167,7 @@ def scaled_gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None =
       (True, -98)
     """
     count_tasks(task_grads)
-    return _scaled_gram([leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)], axis_name)
-
-
-@partial(jax.jit, static_argnames="axis_name")
-def _scaled_gram(leaves, axis_name):
-    dtype = widest(leaves)
-    plain = _sum_over(axis_name, _gram_of(leaves, dtype))
-
-    lengths = jnp.diagonal(plain)
-    tiny = jnp.finfo(dtype).tiny
-    near_underflow = lengths < tiny / jnp.finfo(dtype).eps
-    hidden = (lengths > 0) | (jnp.max(lengths) < tiny**0.25)
-    out_of_range = ~(lengths < jnp.finfo(dtype).max / 2**8) | (near_underflow & hidden)
-
-    def rescale(plain):
-        exponent = exponent_of(_largest(leaves, dtype, axis_name)) + 1
-        return _sum_over(axis_name, _gram_of(leaves, dtype, exponent)), exponent + _zero(plain)
-
-    def keep(plain):
-        return plain, _zero(plain)
-
-    return lax.cond(jnp.any(out_of_range), rescale, keep, plain)
+    return scaled_gram_of([leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)], axis_name)
 
 
 def combine(task_grads: PyTree, weights: Weights, *, keep: jax.Array | None = None) -> PyTree:
@@ -218,7 +198,13 @@ def combine(task_grads: PyTree, weights: Weights, *, keep: jax.Array | None = No
         if keep is not None:
             wide = jnp.where(keep.reshape(keep.shape + (1,) * (wide.ndim - 1)), wide, 0)
         row = weights.astype(wide.dtype)
-        return jnp.tensordot(row, wide, 1, precision=lax.Precision.HIGHEST).astype(leaf.dtype)
+        return lax.dot_general(
+            row,
+            wide,
+            (((0,), (0,)), ((), ())),
+            precision=lax.Precision.HIGHEST,
+            out_sharding=explicit_sharding(wide, tuple(range(1, wide.ndim))),
+        ).astype(leaf.dtype)
 
     return jax.tree.map(combine_leaf, task_grads)
 
@@ -264,42 +250,8 @@ def task_value_and_grad(
         floats, others = where.split(params)
         function = loss_vector(losses_fn, where, others, has_aux)
         losses, pull_back, aux = jax.vjp(lambda leaves: function(leaves, *args, **kwargs), floats, has_aux=True)
-        rows = map_in_chunks(lambda seed: pull_back(seed)[0], jnp.eye(losses.shape[0], dtype=losses.dtype), chunk_size)
+        rows = map_in_chunks(lambda seed: pull_back(seed)[0], jnp.diag(jnp.ones_like(losses)), chunk_size)
         zeros = [jnp.zeros((losses.shape[0], *jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in others]
         return ((losses, aux) if has_aux else losses), where.merge(rows, zeros)
 
     return value_and_grad
-
-
-def _gram_of(leaves, dtype, exponent=None):
-    """Return Σ over leaves of rows × rows; with an exponent, of rows times two to minus that power."""
-    if exponent is not None:
-        leaves = [
-            _map_parts(lambda part: scale_by_power_of_two(part.astype(dtype), -exponent), leaf) for leaf in leaves
-        ]
-    return sum(contract(leaf, leaf, 1).astype(dtype) for leaf in leaves)
-
-
-def _largest(leaves, dtype, axis_name):
-    """Return the largest finite magnitude in J, leaving out rows that are not finite."""
-    peaks = [
-        jnp.max(jnp.abs(part), axis=tuple(range(1, part.ndim)), initial=0).astype(dtype)
-        for leaf in leaves
-        for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))
-    ]
-    per_task = jnp.max(jnp.stack(peaks), axis=0)
-    if axis_name is not None:
-        per_task = lax.pmax(per_task, axis_name)
-    return jnp.max(jnp.where(jnp.isfinite(per_task), per_task, 0))
-
-
-def _map_parts(function, leaf):
-    return lax.complex(function(leaf.real), function(leaf.imag)) if jnp.iscomplexobj(leaf) else function(leaf)
-
-
-def _zero(gram):
-    return jnp.zeros_like(gram[0, 0], dtype=jnp.int32)
-
-
-def _sum_over(axis_name, gram):
-    return gram if axis_name is None else lax.psum(gram, axis_name)
