@@ -21,7 +21,7 @@ def cr_mogm(
 
     Args:
       num_tasks: T, needed: the state holds one number per task.
-      weighting: The method whose weights are averaged.
+      weighting: The method whose weights are averaged; with `optax.inject_hyperparams`, one of `static_args`.
       alpha: α, from 0 for no average to 1.
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`.

@@ -93,7 +93,8 @@ def momentum_conflict_free(
         del params, extra_args  # unused
         memory = state.memory
         _check_shapes(updates, memory.momenta)
-        current = (jnp.arange(num_tasks) == (memory.next_task if task is None else task)).astype(jnp.float32)
+        task = jnp.asarray(memory.next_task if task is None else task, jnp.int32)
+        current = (jnp.arange(num_tasks, dtype=jnp.int32) == task).astype(jnp.float32)
         leaf_is_finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(updates)]
         finite = _everywhere(jnp.all(jnp.stack(leaf_is_finite)), axis_name)
         seen = jnp.where(finite | (nonfinite == "propagate"), current, 0)
@@ -124,7 +125,7 @@ def momentum_conflict_free(
             combined=keep(combined, memory.combined),
             squares=keep(squares, memory.squares),
             num_steps=num_steps,
-            next_task=((jnp.argmax(current) + 1) % num_tasks).astype(jnp.int32),
+            next_task=(task + 1) % num_tasks,
         )
         bad = (current > 0) & ~finite
         state = record(state, gram, log2_scale, weights, conflict_gap(gram, weights), ~bad, memory)

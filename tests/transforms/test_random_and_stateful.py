@@ -359,3 +359,17 @@ def test_a_second_batch_is_asked_for():
 def test_memory_is_asked_for():
     with pytest.raises(ValueError, match="pass the number of tasks"):
         mtl.moco()
+
+
+@pytest.mark.parametrize("name", [*STATEFUL, "momentum_conflict_free"])
+def test_double_precision_keeps_the_types_of_updates_and_states(name):
+    with jax.enable_x64(True):
+        params = {"wide": jnp.zeros(4, jnp.float64), "narrow": jnp.zeros(2, jnp.float32)}
+        rows = jax.tree.map(lambda leaf: jnp.ones((3, *leaf.shape), leaf.dtype), params)
+        tx = getattr(mtl, name)(3)
+        start = jax.eval_shape(tx.init, params)
+        first = params if name == "momentum_conflict_free" else rows
+        extras = {"losses": jnp.ones(3, jnp.float32), "second_task_grads": rows}
+        update, state = jax.eval_shape(lambda state: tx.update(first, state, params, **extras), start)
+    assert jax.tree.map(lambda leaf: leaf.dtype, update) == jax.tree.map(lambda leaf: leaf.dtype, params)
+    assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(lambda leaf: leaf.dtype, start)
