@@ -161,7 +161,7 @@ def linearize(
         return stack_losses(losses), aux
 
     losses, pull_to_heads, aux = jax.vjp(score, heads_floats, moving, has_aux=True)
-    rows = jax.vmap(lambda seed: pull_to_heads(seed)[1])(jnp.eye(losses.shape[0], dtype=losses.dtype))
+    rows = jax.vmap(lambda seed: pull_to_heads(seed)[1])(jnp.diag(jnp.ones_like(losses)))
     blanks = [jnp.zeros((losses.shape[0], *jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in still]
     jac = SharedEncoder(
         representation_grads=in_representation.merge(rows, blanks),
