@@ -37,8 +37,8 @@ def aligned_mtl(gram: Gram, *, preference: ArrayLike | None = None, scale: str =
       >>> import jax.numpy as jnp
       >>> import mtlgrad_jax as mtl
       >>> task_grads = jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
-      >>> mtl.weightings.aligned_mtl(task_grads @ task_grads.T).round(3)
-      Array([0.559, 0.408], dtype=float32)
+      >>> mtl.weightings.aligned_mtl(task_grads @ task_grads.T).tolist()
+      [0.5591, 0.4083]
 
     References:
       Senushkin et al., "Independent component alignment for multi-task learning", arXiv 2305.19000, algorithm 1.

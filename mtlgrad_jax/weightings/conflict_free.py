@@ -32,8 +32,8 @@ def conflict_free(gram: Gram) -> Weights:
       >>> import jax.numpy as jnp
       >>> import mtlgrad_jax as mtl
       >>> task_grads = jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
-      >>> (mtl.weightings.conflict_free(task_grads @ task_grads.T) @ task_grads).round(3)
-      Array([0.159, 2.071, 2.071], dtype=float32)
+      >>> (mtl.weightings.conflict_free(task_grads @ task_grads.T) @ task_grads).tolist()
+      [0.1588, 2.0706, 2.0706]
 
     References:
       Liu, Chu & Thuerey (ConFIG), arXiv 2408.11104, (2)–(3).
