@@ -48,21 +48,10 @@ class MatrixFree:
         Each gradient is brought to unit size by its own power of two before it meets another, so that the
         products stay in range inside the network too.
         """
-        num_tasks = self.losses.shape[0]
-        one_hot = jnp.eye(num_tasks, dtype=self.losses.dtype)
-        if self.mode == "reverse":
-            return gram_in_blocks(lambda task: self._pull(one_hot[task]), num_tasks, self.chunk_size)
-        push_forward = jax.linear_transpose(self._pull, self.losses)
-
-        def column(seed):
-            gradient = self._pull(seed)
-            dtype = widest([*gradient, seed])
-            unit, exponent = to_unit(gradient, dtype)
-            return _push(push_forward, list(map(jnp.conj, unit))).astype(dtype), exponent
-
-        columns, exponents = map_in_chunks(column, one_hot, self.chunk_size)  # row j: ⟨gᵢ, 2⁻ᵏʲgⱼ⟩
-        unit_gram = scale_by_power_of_two(columns, -exponents[None, :])
-        return undo_unit((unit_gram + unit_gram.T) / 2, exponents)
+        if self.mode == "forward":
+            return gram_by_sweeps(self._pull, self.losses, self.chunk_size)
+        seeds = one_hot(self.losses)
+        return gram_in_blocks(lambda task: self._pull(seeds[task]), len(seeds), self.chunk_size)
 
     def combine(self, weights: Weights) -> PyTree:
         """Return Jᵀw, one backward pass."""
@@ -130,6 +119,37 @@ def linearize(
     losses, pull_back, aux = jax.vjp(lambda leaves: function(leaves, *args), leaves, has_aux=True)
     jac = MatrixFree(pull_back, losses, [jnp.zeros_like(leaf) for leaf in others], where, mode, chunk_size)
     return ((losses, aux) if has_aux else losses), jac
+
+
+def gram_by_sweeps(
+    pull_back: Callable[[jax.Array], list[jax.Array]], losses: jax.Array, chunk_size: int | None
+) -> tuple[Gram, jax.Array]:
+    """Compute JJᵀ from s ↦ Jᵀs alone: pull each task back, and push what comes forward by the transpose.
+
+    Args:
+      pull_back: Linear, from `(T,)` to a list of leaves.
+      losses: Shape `(T,)`, of which only the type counts.
+      chunk_size: As in `linearize`.
+
+    Returns:
+      G and k, as `stacked.scaled_gram`.
+    """
+    push_forward = jax.linear_transpose(pull_back, losses)
+
+    def column(seed):
+        gradient = pull_back(seed)
+        dtype = widest([*gradient, seed])
+        unit, exponent = to_unit(gradient, dtype)
+        return _push(push_forward, list(map(jnp.conj, unit))).astype(dtype), exponent
+
+    columns, exponents = map_in_chunks(column, one_hot(losses), chunk_size)  # row j: ⟨gᵢ, 2⁻ᵏʲgⱼ⟩
+    unit_gram = scale_by_power_of_two(columns, -exponents[None, :])
+    return undo_unit((unit_gram + unit_gram.T) / 2, exponents)
+
+
+def one_hot(losses: jax.Array) -> jax.Array:
+    """Return the seed of every task, varying over mesh axes as the losses do."""
+    return jnp.diag(jnp.ones_like(losses))
 
 
 def _push(push_forward, tangent):
