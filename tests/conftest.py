@@ -10,6 +10,8 @@ import pytest
 
 def pytest_configure(config):
     """Let the workers, and the next run, share what has been compiled; most of the suite's time is that."""
+    if not hasattr(config, "cache"):  # pytest -p no:cacheprovider
+        return
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
