@@ -1,10 +1,12 @@
 """Claim: with a memory limit that T gradients exceed, matrix-free training runs where stacked training cannot.
 
-A network of 16 MB and 64 tasks, whose stacked gradients are 1024 MB, trained by MGDA and Adam. Once both the
-optimiser's state and the compiled step exist, the process may allocate 512 MB more (RLIMIT_DATA, Linux).
+    python -m benchmarks.train_in_little_memory
 
-Run `python -m benchmarks.train_in_little_memory`. Last figures: see the end of this file's results,
-`results/train_in_little_memory.json`.
+A network of 16 MB and 64 tasks, whose stacked gradients are 1024 MB, trained by MGDA and Adam. Once the optimiser's state
+and the compiled step exist, the process may allocate 512 MB more (RLIMIT_DATA, Linux only). Last figures (jax 0.10.2):
+
+    stacked      RESOURCE_EXHAUSTED: Out of memory allocating 4630538616 bytes
+    matrix-free  mean loss 2.184, 1.845, 1.615, 1.433, 1.285 in five steps
 """
 
 import argparse
