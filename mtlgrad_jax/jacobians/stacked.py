@@ -9,7 +9,6 @@ from jax import lax
 
 from mtlgrad_jax.jacobians._contraction import at_least_single, explicit_sharding
 from mtlgrad_jax.jacobians._losses import check_chunk_size, is_inexact, loss_vector, map_in_chunks, shapes, trainable
-from mtlgrad_jax.jacobians._losses import stack_losses as stack_losses
 from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
