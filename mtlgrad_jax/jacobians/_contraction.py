@@ -1,16 +1,21 @@
 """The inner product of two leaves, written so that it neither rounds, copies nor gathers."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
+
+SLICE = 8192  # columns; a slice of some dozens of rows fits into the second-level cache
 
 
 def contract(left: jax.Array, right: jax.Array, num_kept: int) -> jax.Array:
     """Contract all axes but the first `num_kept` of two leaves of the same shape.
 
     One `dot_general` on the leaf as it lies: no reshape, so a sharded leaf needs one all-reduce of the
-    result and no gather.
+    result and no gather. On a lone CPU, where no leaf can be sharded, long rows go through the cache in
+    slices instead, because XLA copies the whole of a leaf to multiply it there.
 
     Args:
       left: Floating or complex, shape `(*kept, *rest)`.
@@ -22,6 +27,34 @@ def contract(left: jax.Array, right: jax.Array, num_kept: int) -> jax.Array:
     """
     if jnp.iscomplexobj(left):
         return contract(left.real, right.real, num_kept) + contract(left.imag, right.imag, num_kept)
+    if num_kept == 1 and left.size >= 2 * SLICE * left.shape[0] and jax.device_count() == 1:
+        return lax.platform_dependent(left, right, cpu=contract_in_slices, default=partial(_at_once, num_kept=1))
+    return _at_once(left, right, num_kept)
+
+
+def contract_in_slices(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Contract all but the first axis of two leaves, a few thousand columns at a time.
+
+    Args:
+      left: Floating, shape `(S, *rest)`.
+      right: Same dtype, shape `(T, *rest)`.
+
+    Returns:
+      ⟨leftᵢ, rightⱼ⟩, shape `(S, T)`, accumulated in float32 or float64.
+    """
+    left, right = left.reshape(left.shape[0], -1), right.reshape(right.shape[0], -1)
+    num_slices, remainder = divmod(left.shape[1], SLICE)
+
+    def products(start, width):
+        parts = (lax.dynamic_slice_in_dim(rows, start, width, axis=1) for rows in (left, right))
+        return _at_once(*parts, num_kept=1)
+
+    total = products(0, SLICE)
+    total = lax.fori_loop(1, num_slices, lambda i, total: total + products(i * SLICE, SLICE), total)
+    return total + products(num_slices * SLICE, remainder) if remainder else total
+
+
+def _at_once(left, right, num_kept):
     rest = tuple(range(num_kept, left.ndim))
     return lax.dot_general(
         left,
