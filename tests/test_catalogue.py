@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import pathlib
 import re
 import sys
 
@@ -124,3 +125,10 @@ def test_memory_is_what_the_table_says(name):
     match = re.search(r"(T \+ 2|T|1) gradients?$", TABLE[name]["cost"])
     expected = 0 if match is None else {"T + 2": num_tasks + 2, "T": num_tasks, "1": 1}[match[1]]
     assert held == expected
+
+
+def test_the_readme_shows_the_same_table():
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    lines = [line for line in mtl.weightings.__doc__.splitlines() if line.startswith("|")]
+    assert "\n".join(lines) in readme
+    assert f"{len(TABLE)} methods" in readme
