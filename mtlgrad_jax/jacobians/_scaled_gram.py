@@ -31,12 +31,6 @@ def scaled_gram_of(leaves: list[jax.Array], axis_name: AxisName) -> tuple[Gram, 
     dtype = widest(leaves)
     plain = _gram_of(leaves, dtype, axis_name)
 
-    lengths = jnp.diagonal(plain)
-    tiny = jnp.finfo(dtype).tiny
-    near_underflow = lengths < tiny / jnp.finfo(dtype).eps
-    hidden = (lengths > 0) | (jnp.max(lengths) < tiny**0.25)
-    out_of_range = ~(lengths < jnp.finfo(dtype).max / 2**8) | (near_underflow & hidden)
-
     def rescale(plain):
         exponent = exponent_of(_largest(leaves, dtype, axis_name)) + 1
         return _gram_of(leaves, dtype, axis_name, exponent), exponent + _zero(plain)
@@ -44,7 +38,22 @@ def scaled_gram_of(leaves: list[jax.Array], axis_name: AxisName) -> tuple[Gram, 
     def keep(plain):
         return plain, _zero(plain)
 
-    return lax.cond(jnp.any(out_of_range), rescale, keep, plain)
+    return lax.cond(out_of_range(jnp.diagonal(plain)), rescale, keep, plain)
+
+
+def out_of_range(squared_lengths: jax.Array) -> jax.Array:
+    """Tell whether squares left the range of their type: overflow, underflow, or zeros that may be underflow.
+
+    Args:
+      squared_lengths: The diagonal of a Gram matrix, shape `(T,)`.
+
+    Returns:
+      A boolean scalar. A zero counts only if the longest gradient is short too.
+    """
+    info = jnp.finfo(squared_lengths.dtype)
+    near_underflow = squared_lengths < info.tiny / info.eps
+    hidden = (squared_lengths > 0) | (jnp.max(squared_lengths) < info.tiny**0.25)
+    return jnp.any(~(squared_lengths < info.max / 2**8) | (near_underflow & hidden))
 
 
 def _gram_of(leaves, dtype, axis_name, exponent=None):

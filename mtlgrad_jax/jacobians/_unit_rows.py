@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
+from mtlgrad_jax.jacobians._scaled_gram import out_of_range
 from mtlgrad_jax.typing import Gram
 
 
@@ -40,13 +41,9 @@ def undo_unit(unit_gram: Gram, exponents: jax.Array) -> tuple[Gram, jax.Array]:
     Returns:
       G, shape `(T, T)`, and k, an int32 scalar: JJᵀ = 4ᵏG, as `stacked.scaled_gram` promises.
     """
-    info = jnp.finfo(unit_gram.dtype)
     both = exponents[:, None] + exponents[None, :]
     lengths = scale_by_power_of_two(jnp.diagonal(unit_gram), 2 * exponents)
-    near_underflow = lengths < info.tiny / info.eps
-    hidden = (lengths > 0) | (jnp.max(lengths) < info.tiny**0.25)
-    out_of_range = jnp.any(~(lengths < info.max / 2**8) | (near_underflow & hidden))
-    common = jnp.where(out_of_range, jnp.max(exponents) + 1, 0)
+    common = jnp.where(out_of_range(lengths), jnp.max(exponents) + 1, 0)
     return scale_by_power_of_two(unit_gram, both - 2 * common), common
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from mtlgrad_jax._powers_of_two import scale_by_power_of_two
 from mtlgrad_jax.jacobians._contraction import widest
 from mtlgrad_jax.jacobians._gram_in_blocks import gram_in_blocks
 from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, loss_vector, map_in_chunks, trainable
+from mtlgrad_jax.jacobians._scaled_gram import out_of_range
 from mtlgrad_jax.jacobians._unit_rows import to_unit, undo_unit
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
@@ -45,8 +47,8 @@ class MatrixFree:
     def scaled_gram(self) -> tuple[Gram, jax.Array]:
         """Return the Gram matrix of 2⁻ᵏJ and k, as `stacked.scaled_gram` does.
 
-        Each gradient is brought to unit size by its own power of two before it meets another, so that the
-        products stay in range inside the network too.
+        Where squares leave the range, each gradient is brought to unit size by its own power of two before it
+        meets another, so that the products stay in range inside the network too.
         """
         if self.mode == "forward":
             return gram_by_sweeps(self._pull, self.losses, self.chunk_size)
@@ -135,16 +137,27 @@ def gram_by_sweeps(
       G and k, as `stacked.scaled_gram`.
     """
     push_forward = jax.linear_transpose(pull_back, losses)
+    gradient = jax.eval_shape(pull_back, losses)
+    dtype = widest([*gradient, losses])
 
-    def column(seed):
-        gradient = pull_back(seed)
-        dtype = widest([*gradient, seed])
-        unit, exponent = to_unit(gradient, dtype)
-        return _push(push_forward, list(map(jnp.conj, unit))).astype(dtype), exponent
+    def push(gradient):
+        return _push(push_forward, list(map(jnp.conj, gradient))).astype(dtype)
 
-    columns, exponents = map_in_chunks(column, one_hot(losses), chunk_size)  # row j: ⟨gᵢ, 2⁻ᵏʲgⱼ⟩
-    unit_gram = scale_by_power_of_two(columns, -exponents[None, :])
-    return undo_unit((unit_gram + unit_gram.T) / 2, exponents)
+    def column_of_unit_rows(seed):
+        unit, exponent = to_unit(pull_back(seed), dtype)
+        return push(unit), exponent
+
+    def with_unit_rows():
+        columns, exponents = map_in_chunks(column_of_unit_rows, one_hot(losses), chunk_size)  # row j: ⟨gᵢ, 2⁻ᵏʲgⱼ⟩
+        unit_gram = scale_by_power_of_two(columns, -exponents[None, :])
+        return undo_unit((unit_gram + unit_gram.T) / 2, exponents)
+
+    if any(jnp.finfo(leaf.dtype).maxexp < 100 for leaf in [*gradient, losses]):  # float16: the network leaves the range
+        return with_unit_rows()
+    plain = map_in_chunks(lambda seed: push(pull_back(seed)), one_hot(losses), chunk_size)
+    plain = (plain + plain.T) / 2
+    none = jnp.zeros_like(plain[0, 0], dtype=jnp.int32)
+    return lax.cond(out_of_range(jnp.diagonal(plain)), with_unit_rows, lambda: (plain, none))
 
 
 def one_hot(losses: jax.Array) -> jax.Array:
