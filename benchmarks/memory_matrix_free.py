@@ -17,9 +17,9 @@ ratios within one run count. Last figures (jax 0.10.2, two CPU cores shared with
     time relative to stacked: stacked, chunk_size=1 .54, matrix-free .62
     time relative to the plain gradient of the summed losses: shared encoder 2.39, with chunk_size=8 1.49
 
-Outcome: matrix-free needs 1.8 MB more than the plain gradient. It is also faster than the stack here, which costs more in
-memory traffic than a second sweep costs in products. The shared encoder is within 1.5 times the plain gradient with
-chunk_size=8: on a trunk of three layers, T passes through the heads weigh almost as much as the products of one.
+Outcome: matrix-free needs 1.8 MB more than the plain gradient. It is also faster than the stack here, which costs
+more in memory traffic than a second sweep costs in products. The shared encoder is within 1.5 times the plain
+gradient with chunk_size=8: on a trunk of three layers, T passes through the heads weigh almost as much as the products of one.
 """
 
 import argparse
