@@ -19,7 +19,8 @@ ratios within one run count. Last figures (jax 0.10.2, two CPU cores shared with
 
 Outcome: matrix-free needs 1.8 MB more than the plain gradient. It is also faster than the stack here, which costs
 more in memory traffic than a second sweep costs in products. The shared encoder is within 1.5 times the plain
-gradient with chunk_size=8: on a trunk of three layers, T passes through the heads weigh almost as much as the products of one.
+gradient with chunk_size=8: on a trunk of three layers, T passes through the heads weigh almost as much as the
+products of one.
 """
 
 import argparse
