@@ -1,6 +1,7 @@
-"""The two tables that the promise tests cross: methods and nasty Jacobians.
+"""The tables that the promise tests cross: methods and nasty Jacobians.
 
-A method is one row of METHODS; what it promises is said there and tested in `test_promises.py`.
+A method is one row of METHODS, or of ROW_METHODS if the Gram matrix does not tell it enough; what it promises is said
+there and tested in `test_promises.py` and `test_row_promises.py`.
 """
 
 import inspect
@@ -10,14 +11,18 @@ from functools import partial
 
 import jax
 import numpy as np
+import optax
 
+import mtlgrad_jax as mtl
 from mtlgrad_jax import weightings
 
 PROMISES = {
     "non_conflicting": "no task is hurt: ⟨gᵢ,u⟩ ≥ 0 for every i",
     "primary_aux": "no auxiliary is hurt, and a primary that nothing opposes is followed exactly",
     "permutation": "relabelling the tasks relabels the weights",
+    "permutation_near": "the same where lengths lie within one decade",
     "linear_under_scaling": "scaling one gradient by c moves the update along a straight line in c",
+    "strongly_stationary": "u = 0 only where a combination with all weights positive vanishes",
     "alive": "tasks that agree are followed: u is a positive multiple of their common gradient",
 }
 
@@ -70,63 +75,116 @@ METHODS = {
     ),
     "primary_aux": Method(weightings.primary_aux, "primary_aux alive"),
     "primary_aux_2": Method(lambda gram: weightings.primary_aux(gram, num_primary=2), "alive", min_tasks=2),
-    "mean": Method(weightings.mean, "permutation linear_under_scaling alive"),
-    "sum": Method(weightings.sum, "permutation linear_under_scaling alive"),
+    "mean": Method(weightings.mean, "permutation linear_under_scaling strongly_stationary alive"),
+    "sum": Method(weightings.sum, "permutation linear_under_scaling strongly_stationary alive"),
     "constant": Method(
-        lambda gram: weightings.constant(gram, weights=range(1, gram.shape[0] + 1)), "linear_under_scaling alive"
+        lambda gram: weightings.constant(gram, weights=range(1, gram.shape[0] + 1)),
+        "linear_under_scaling strongly_stationary alive",
     ),
-    "inverse_norm": Method(weightings.inverse_norm, "permutation alive", degree=-1),
+    "inverse_norm": Method(weightings.inverse_norm, "permutation strongly_stationary alive", degree=-1),
     "inverse_norm_2": Method(
-        weightings.inverse_norm, "non_conflicting permutation alive", degree=-1, min_tasks=2, max_tasks=2
+        weightings.inverse_norm,
+        "non_conflicting permutation strongly_stationary alive",
+        degree=-1,
+        min_tasks=2,
+        max_tasks=2,
     ),
     "guided_masking": Method(weightings.guided_masking, "alive", min_tasks=2),
-    "upgrad": Method(weightings.upgrad, "non_conflicting permutation linear_under_scaling alive"),
-    "dualproj": Method(weightings.dualproj, "non_conflicting permutation alive"),
-    "cagrad": Method(weightings.cagrad, "permutation alive"),
+    "upgrad": Method(weightings.upgrad, "non_conflicting permutation linear_under_scaling strongly_stationary alive"),
+    "dualproj": Method(weightings.dualproj, "non_conflicting permutation strongly_stationary alive"),
+    "cagrad": Method(weightings.cagrad, "permutation strongly_stationary alive"),
     "cagrad_wide": Method(lambda gram: weightings.cagrad(gram, c=1.0, rescale="1+c^2"), "permutation alive"),
     "nash_mtl": Method(weightings.nash_mtl, "non_conflicting permutation alive", degree=-1),
     "fairgrad": Method(weightings.fairgrad, "non_conflicting permutation alive", degree=-1),
     "fairgrad_2": Method(lambda gram: weightings.fairgrad(gram, alpha=2.0), "permutation alive", degree=-4 / 3),
     "imtl_g": Method(weightings.imtl_g, "permutation alive"),
-    "aligned_mtl": Method(weightings.aligned_mtl, "alive"),
-    "aligned_mtl_median": Method(lambda gram: weightings.aligned_mtl(gram, scale="median"), "alive"),
-    "aligned_mtl_rmse": Method(lambda gram: weightings.aligned_mtl(gram, scale="rmse"), "alive"),
+    "aligned_mtl": Method(weightings.aligned_mtl, "permutation_near alive"),
+    "aligned_mtl_median": Method(lambda gram: weightings.aligned_mtl(gram, scale="median"), "permutation_near alive"),
+    "aligned_mtl_rmse": Method(lambda gram: weightings.aligned_mtl(gram, scale="rmse"), "permutation_near alive"),
     "conflict_free": Method(weightings.conflict_free, "permutation alive"),
     **{
         f"dcgd_{variant}": Method(
-            partial(weightings.dcgd, variant=variant), "non_conflicting permutation alive", min_tasks=2, max_tasks=2
+            partial(weightings.dcgd, variant=variant),
+            "non_conflicting permutation strongly_stationary alive",
+            min_tasks=2,
+            max_tasks=2,
         )
         for variant in ("center", "projection", "average")
     },
     "cosine_gate": Method(weightings.cosine_gate, "alive"),
     "cosine_gate_unweighted": Method(lambda gram: weightings.cosine_gate(gram, gate="unweighted"), "alive"),
-    "aux_projection": Method(weightings.aux_projection, "alive"),
+    "aux_projection": Method(weightings.aux_projection, "strongly_stationary alive"),
     "dynamic_barrier": Method(weightings.dynamic_barrier, "alive"),
     "pcd": Method(first_step(weightings.pcd()), "alive"),
-    "pcgrad": Method(first_step(weightings.keyed(weightings.pcgrad, key=0)), "linear_under_scaling alive"),
+    "pcgrad": Method(
+        first_step(weightings.keyed(weightings.pcgrad, key=0)), "linear_under_scaling strongly_stationary alive"
+    ),
     "pcgrad_2": Method(
         first_step(weightings.keyed(weightings.pcgrad, key=0)),
-        "non_conflicting permutation linear_under_scaling alive",
+        "non_conflicting permutation linear_under_scaling strongly_stationary alive",
         max_tasks=2,
     ),
-    "gradvac": Method(third_step(weightings.gradvac()), "alive"),
+    "gradvac": Method(third_step(weightings.gradvac()), "strongly_stationary alive"),
     "random_weights": Method(
-        first_step(weightings.keyed(weightings.random_weights, key=0)), "linear_under_scaling alive"
+        first_step(weightings.keyed(weightings.random_weights, key=0)), "linear_under_scaling strongly_stationary alive"
     ),
     "krum": Method(weightings.krum, "alive"),
     "krum_2_of_3": Method(lambda gram: weightings.krum(gram, num_byzantine=1, num_selected=2), "alive", min_tasks=4),
-    "gradnorm": Method(third_step(weightings.gradnorm()), "alive"),
-    "loss_balanced": Method(with_losses(weightings.loss_balanced), "alive"),
-    "geometric": Method(with_losses(weightings.geometric), "linear_under_scaling alive"),
-    "si": Method(with_losses(weightings.si), "linear_under_scaling alive"),
-    "stch": Method(with_losses(weightings.stch), "linear_under_scaling alive"),
-    "uncertainty": Method(third_step(weightings.uncertainty()), "linear_under_scaling alive"),
-    "imtl_l": Method(third_step(weightings.imtl_l()), "linear_under_scaling alive"),
-    "dwa": Method(third_step(weightings.dwa()), "linear_under_scaling alive"),
-    "famo": Method(third_step(weightings.famo()), "linear_under_scaling alive"),
+    "gradnorm": Method(third_step(weightings.gradnorm()), "strongly_stationary alive"),
+    "loss_balanced": Method(with_losses(weightings.loss_balanced), "strongly_stationary alive"),
+    "geometric": Method(with_losses(weightings.geometric), "linear_under_scaling strongly_stationary alive"),
+    "si": Method(with_losses(weightings.si), "linear_under_scaling strongly_stationary alive"),
+    "stch": Method(with_losses(weightings.stch), "linear_under_scaling strongly_stationary alive"),
+    "uncertainty": Method(third_step(weightings.uncertainty()), "linear_under_scaling strongly_stationary alive"),
+    "imtl_l": Method(third_step(weightings.imtl_l()), "linear_under_scaling strongly_stationary alive"),
+    "dwa": Method(third_step(weightings.dwa()), "linear_under_scaling strongly_stationary alive"),
+    "famo": Method(third_step(weightings.famo()), "linear_under_scaling strongly_stationary alive"),
     "every_k": Method(third_step(weightings.every_k(weightings.mgda, 2)), "non_conflicting permutation alive"),
     "smoothed": Method(third_step(weightings.smoothed(weightings.mgda)), "non_conflicting permutation alive"),
     "normalized": Method(weightings.normalized(weightings.mgda), "non_conflicting permutation alive", degree=-1),
+}
+
+
+@dataclass(frozen=True)
+class RowMethod:
+    """One transformation that needs the rows of J, or of several batches, at its defaults."""
+
+    make: Callable[[int], optax.GradientTransformationExtraArgs]  # from T
+    promises: str  # names of ROW_PROMISES
+    extras: Callable[[jax.Array], dict] = lambda task_grads: {}  # keyword arguments of a step
+    min_tasks: int = 1
+    one_per_step: bool = False  # `update` takes the gradient of one task, each in turn
+
+    def keeps(self, promise):
+        assert promise in ROW_PROMISES
+        return promise in self.promises.split()
+
+
+ROW_PROMISES = {
+    "alive": PROMISES["alive"],
+    "in_span": "the update is a combination of the rows that the method has seen",
+    "permutation": "relabelling the tasks does not move the update",
+}
+
+
+def unit_losses(task_grads):
+    return {"losses": jax.numpy.ones(task_grads.shape[0])}
+
+
+def same_batch_twice(task_grads):
+    return {"second_task_grads": task_grads}
+
+
+ROW_METHODS = {
+    "graddrop": RowMethod(lambda t: mtl.graddrop(t), "alive permutation"),
+    "trimmed_mean": RowMethod(lambda t: mtl.trimmed_mean(t), "alive permutation", min_tasks=3),
+    "excess_mtl": RowMethod(mtl.excess_mtl, "alive in_span permutation"),
+    "loss_balanced": RowMethod(mtl.loss_balanced, "alive in_span permutation", extras=unit_losses),
+    "moco": RowMethod(mtl.moco, "alive in_span permutation"),
+    "bloop": RowMethod(mtl.bloop, "alive in_span"),
+    "modo": RowMethod(mtl.modo, "alive in_span permutation", extras=same_batch_twice),
+    "sdmgrad": RowMethod(mtl.sdmgrad, "alive in_span permutation", extras=same_batch_twice),
+    "momentum_conflict_free": RowMethod(mtl.momentum_conflict_free, "", one_per_step=True),
 }
 
 
@@ -220,6 +278,22 @@ DEGENERATE = {f.__name__: f for f in (zero, zero_row, low_rank, stationary, near
 JACOBIANS = BENIGN | DEGENERATE
 
 
+def half_stationary(num_tasks, rng):
+    """Two gradients cancel and the others lean across them: stationary, but only with weights of zero."""
+    task_grads = gaussian(num_tasks, rng)
+    task_grads[1] = -rng.uniform(0.5, 2) * task_grads[0]
+    across = rng.standard_normal(task_grads.shape[1])
+    across -= (across @ task_grads[0]) / (task_grads[0] @ task_grads[0]) * task_grads[0]
+    across /= np.linalg.norm(across)
+    lean = rng.uniform(2, 10, num_tasks - 2)
+    task_grads[2:] += np.outer(lean - task_grads[2:] @ across, across)
+    return task_grads
+
+
+# No combination with all weights positive vanishes: what is strongly stationary may not stop there.
+NOT_STRONG = {f.__name__: f for f in (gaussian, simplex_points, zero_row, half_stationary)}
+
+
 def draw(name, num_tasks, seed=0):
     """Return a float32 Jacobian of shape (T, P) by name."""
-    return JACOBIANS[name](num_tasks, np.random.default_rng(seed)).astype(np.float32)
+    return (JACOBIANS | NOT_STRONG)[name](num_tasks, np.random.default_rng(seed)).astype(np.float32)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BENIGN, JACOBIANS, METHODS, draw
+from cases import BENIGN, JACOBIANS, METHODS, NOT_STRONG, draw
 
 from mtlgrad_jax.jacobians import stacked
 
@@ -26,9 +26,18 @@ def jitted(method):
     return jax.jit(method.weigh)
 
 
+def widen(task_grads, num_columns=64):
+    """Append zero columns, so that one compilation serves the Jacobians of all widths."""
+    return np.pad(task_grads, ((0, 0), (0, num_columns - task_grads.shape[1])))
+
+
+scaled_gram = jax.jit(stacked.scaled_gram)
+gram_of = jax.jit(stacked.gram)
+
+
 def weigh(method, task_grads):
     """Weights as float64, of the Gram matrix that a transformation would hand over."""
-    gram, log2_scale = stacked.scaled_gram(jnp.asarray(task_grads))
+    gram, log2_scale = scaled_gram(widen(task_grads))
     weights = np.asarray(jitted(method)(gram), np.float64)
     return weights * 2.0 ** (method.degree * int(log2_scale))
 
@@ -77,9 +86,9 @@ def test_no_auxiliary_is_hurt_and_the_primary_is_followed(name, jacobian):
             np.testing.assert_allclose(update_of(METHODS[name], agreeing), task_grads[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", methods("permutation"))
+@pytest.mark.parametrize("name", methods("permutation") + methods("permutation_near"))
 def test_relabelling_tasks_relabels_weights(name):
-    for jacobian in ("gaussian", "opposed", "spread_4"):
+    for jacobian in ("gaussian", "opposed", "spread_4")[: 3 if METHODS[name].keeps("permutation") else 2]:
         for num_tasks in sizes_for(METHODS[name]):
             task_grads = draw(jacobian, num_tasks)
             order = np.random.default_rng(1).permutation(num_tasks)
@@ -87,7 +96,28 @@ def test_relabelling_tasks_relabels_weights(name):
             actual = weigh(METHODS[name], task_grads[order])
             lengths = np.linalg.norm(task_grads, axis=1)[order]
             error = np.abs((actual - expected) * lengths).max()
-            assert error <= 1e-4 * np.abs(expected * lengths).max(), (jacobian, num_tasks)
+            assert error <= 1e-5 * np.abs(expected * lengths).max(), (jacobian, num_tasks)
+
+
+def length_of_update(name, jacobian, num_tasks, seed):
+    """Return ‖u‖ in units of its longest summand."""
+    task_grads = draw(jacobian, num_tasks, seed)
+    summands = weigh(METHODS[name], task_grads)[:, None] * task_grads.astype(np.float64)
+    return np.linalg.norm(summands.sum(axis=0)) / np.linalg.norm(summands, axis=1).max()
+
+
+@pytest.mark.parametrize("name", methods("strongly_stationary"))
+@pytest.mark.parametrize("jacobian", NOT_STRONG)
+def test_update_is_zero_at_strongly_stationary_points_only(name, jacobian):
+    """Gradients are 5 to 10 long; what rounding leaves of a zero is 1e-7."""
+    for num_tasks in sizes_for(METHODS[name]):
+        if num_tasks > (2 if jacobian == "half_stationary" else 1):
+            for seed in range(3):
+                assert length_of_update(name, jacobian, num_tasks, seed) > 5e-3, (num_tasks, seed)
+
+
+def test_mgda_stops_where_only_some_weights_are_positive():
+    assert length_of_update("mgda", "half_stationary", 3, 0) < 1e-6
 
 
 @pytest.mark.parametrize("name", methods())
@@ -116,7 +146,7 @@ def test_update_is_linear_in_the_scale_of_one_gradient(name, jacobian):
                 update[factor] = update_of(METHODS[name], scaled)
             expected = update[0.5] + (update[1.0] - update[0.5]) * 3
             error = np.linalg.norm(update[2.0] - expected) / np.linalg.norm(update[2.0])
-            assert error <= 1e-4, (size, num_tasks, error)
+            assert error <= 1e-5, (size, num_tasks, error)
 
 
 @pytest.mark.parametrize("name", methods("alive"))
@@ -143,7 +173,7 @@ def test_the_zero_weighting_is_dead():
 def test_jit_vmap_eager_agree_and_one_trace_is_enough(name):
     method = METHODS[name]
     num_tasks = max(sizes_for(method))
-    grams = jnp.stack([stacked.gram(jnp.asarray(draw("gaussian", num_tasks, seed))) for seed in range(3)])
+    grams = jnp.stack([gram_of(widen(draw("gaussian", num_tasks, seed))) for seed in range(3)])
     num_traces = 0
 
     @jax.jit
@@ -167,4 +197,4 @@ def test_no_nan_is_ever_created(name):
     with jax.debug_nans(True):
         for jacobian in JACOBIANS:
             for num_tasks in sizes_for(method)[-2:]:
-                jax.block_until_ready(method.weigh(stacked.gram(jnp.asarray(draw(jacobian, num_tasks)))))
+                jax.block_until_ready(method.weigh(gram_of(widen(draw(jacobian, num_tasks)))))

@@ -28,7 +28,8 @@ def aligned_mtl(gram: Gram, *, preference: ArrayLike | None = None, scale: str =
     Returns:
       w, shape `(T,)`; sums to Σpᵢ (one by default) when all tasks agree. Eigenvalues below T·ε times the
       largest, with ε that of the dtype of G, count as zero; in float32 that is where lengths spread over more
-      than three decades. When all gradients are zero, w = p.
+      than three decades. Short of that the error grows with the square of the spread: relabelling eight tasks
+      moves w by 5e-6 over one decade and by up to 5e-4 over two. When all gradients are zero, w = p.
 
     Raises:
       ValueError: If `scale` is unknown or `preference` is not of shape `(T,)`.
