@@ -14,7 +14,13 @@ from cases import METHODS
 
 import mtlgrad_jax as mtl
 
-LETTERS = {"non_conflicting": "C", "primary_aux": "A", "permutation": "P", "linear_under_scaling": "L"}
+LETTERS = {
+    "non_conflicting": "C",
+    "primary_aux": "A",
+    "permutation": "P",
+    "linear_under_scaling": "L",
+    "strongly_stationary": "Z",
+}
 NUM_PARAMS = 1000
 
 

@@ -1,24 +1,25 @@
 """Methods: a Gram matrix in, weights out, one file each.
 
 The catalogue, under the names of the Optax factories (`mtl.NAME`); those that need the rows live in `transforms` only.
-*Keeps*: C hurts no task, A no auxiliary; P treats tasks alike; L linear in the scale of each gradient; all follow
-tasks that agree. *Needs*, besides G: R rows of J, L losses, S state, K key, X gradients of a second batch. *Sum*: of
-the weights when all tasks agree on a gradient g and a loss L, once averages have settled; λ stands for `strength`.
-*Cost*: besides reading J twice, and, where gradients are counted, the memory of the state.
+*Keeps*: C hurts no task, A no auxiliary; P treats tasks alike; L linear in the scale of each gradient; Z zero only
+where a combination with all weights positive vanishes; all follow tasks that agree. *Needs*, besides G: R rows of J,
+L losses, S state, K key, X gradients of a second batch. *Sum*: of the weights when all tasks agree on a gradient g and
+a loss L, once averages have settled; λ stands for `strength`. *Cost*: besides reading J twice, and, where gradients are
+counted, the memory of the state.
 
 | method                 | what it follows                      | keeps | needs | sum              | cost            |
 |------------------------|--------------------------------------|-------|-------|------------------|-----------------|
 | mgda                   | shortest convex combination          | CP    |       | 1                | program         |
 | primary_aux            | primary that hurts no auxiliary      | A     |       | 1                | program         |
-| mean                   | equal weights                        | PL    |       | 1                | –               |
-| sum                    | equal weights                        | PL    |       | T                | –               |
-| constant               | fixed weights                        | L     |       | Σw               | –               |
-| upgrad                 | mean of gradients freed of conflicts | CPL   |       | 1                | T programs      |
-| dualproj               | mean gradient made to hurt no task   | CP    |       | 1                | program         |
-| pcgrad                 | sum of gradients projected pairwise  | L     | K     | T                | T² projections  |
-| gradvac                | cosines raised to their usual value  |       | SK    | T                | T² projections  |
+| mean                   | equal weights                        | PLZ   |       | 1                | –               |
+| sum                    | equal weights                        | PLZ   |       | T                | –               |
+| constant               | fixed weights                        | LZ    |       | Σw               | –               |
+| upgrad                 | mean of gradients freed of conflicts | CPLZ  |       | 1                | T programs      |
+| dualproj               | mean gradient made to hurt no task   | CPZ   |       | 1                | program         |
+| pcgrad                 | sum of gradients projected pairwise  | LZ    | K     | T                | T² projections  |
+| gradvac                | cosines raised to their usual value  | Z     | SK    | T                | T² projections  |
 | graddrop               | one sign per coordinate, at random   |       | RK    | T                | pass over J     |
-| cagrad                 | best worst case near the mean        | P     |       | 1 + c            | program         |
+| cagrad                 | best worst case near the mean        | PZ    |       | 1 + c            | program         |
 | nash_mtl               | Nash bargain                         | CP    |       | min(√T, 1)/‖g‖   | Newton          |
 | fairgrad               | α-fair shares                        | CP    |       | √T/‖g‖           | Newton          |
 | imtl_g                 | equal projections on all gradients   | P     |       | 1                | T×T solve       |
@@ -27,28 +28,28 @@ the weights when all tasks agree on a gradient g and a loss L, once averages hav
 | momentum_conflict_free | the same, one gradient per step      |       | RS    | T                | T + 2 gradients |
 | dcgd                   | sum of two, moved into the dual cone |       |       | T                | closed form     |
 | cosine_gate            | auxiliaries that agree with primary  |       |       | 1 + λ(T − 1)     | closed form     |
-| aux_projection         | auxiliaries without opposing parts   |       |       | 1 + λ(T − 1)     | closed form     |
+| aux_projection         | auxiliaries without opposing parts   | Z     |       | 1 + λ(T − 1)     | closed form     |
 | dynamic_barrier        | auxiliaries at the primary's rate    |       |       | max(1, λ(T − 1)) | closed form     |
 | pcd                    | primary, and a share for the rest    |       | S     | 1                | program         |
 | bloop                  | auxiliaries across the mean primary  |       | RS    | 1                | 1 gradient      |
 | krum                   | gradients with closest neighbours    |       |       | 1                | T² log T        |
 | trimmed_mean           | coordinate mean without extremes     |       | R     | 1                | pass over J     |
-| random_weights         | softmax of noise                     | L     | K     | 1                | –               |
-| inverse_norm           | unit gradients                       | P     |       | T/‖g‖            | closed form     |
-| loss_balanced          | gradients of log L of one length     |       | RLS   | T/L              | T gradients     |
-| gradnorm               | learned weights that balance lengths |       | LS    | T                | –               |
+| random_weights         | softmax of noise                     | LZ    | K     | 1                | –               |
+| inverse_norm           | unit gradients                       | PZ    |       | T/‖g‖            | closed form     |
+| loss_balanced          | gradients of log L of one length     | Z     | RLS   | T/L              | T gradients     |
+| gradnorm               | learned weights that balance lengths | Z     | LS    | T                | –               |
 | moco                   | MGDA on averaged gradients           |       | RS    | 1                | T gradients     |
 | modo                   | MGDA without the bias of one batch   |       | SX    | 1                | second batch    |
 | sdmgrad                | MGDA with a pull towards the mean    |       | SX    | 1                | second batch    |
 | excess_mtl             | weight where most is left to gain    |       | RS    | 1                | T gradients     |
 | cr_mogm                | any weights, averaged over steps     |       | S     | 1                | program         |
-| uncertainty            | learned inverse variances            | L     | LS    | T/2              | –               |
-| dwa                    | weight where the loss falls slowly   | L     | LS    | T                | –               |
-| geometric              | geometric mean of the losses         | L     | L     | 1                | –               |
-| imtl_l                 | learned scales that make losses one  | L     | LS    | T                | –               |
-| stch                   | smooth maximum of the losses         | L     | L     | 1/T              | –               |
-| si                     | sum of log losses                    | L     | L     | T/L              | –               |
-| famo                   | equal relative progress              | L     | LS    | 1                | –               |
+| uncertainty            | learned inverse variances            | LZ    | LS    | T/2              | –               |
+| dwa                    | weight where the loss falls slowly   | LZ    | LS    | T                | –               |
+| geometric              | geometric mean of the losses         | LZ    | L     | 1                | –               |
+| imtl_l                 | learned scales that make losses one  | LZ    | LS    | T                | –               |
+| stch                   | smooth maximum of the losses         | LZ    | L     | 1/T              | –               |
+| si                     | sum of log losses                    | LZ    | L     | T/L              | –               |
+| famo                   | equal relative progress              | LZ    | LS    | 1                | –               |
 
 Any weighting can be wrapped: `every_k` (reuse the weights), `smoothed` (average them over steps), `normalized`
 (gradients of unit length); `keyed` gives a random one its keys.
