@@ -27,3 +27,10 @@ def strict_promotion(request):
         jax.numpy_rank_promotion("allow" if relaxed else "raise"),
     ):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_compiled_programs():
+    """Let go of a module's programs: some thousands of them exhaust the memory maps of one process."""
+    yield
+    jax.clear_caches()
