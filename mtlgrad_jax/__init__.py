@@ -18,7 +18,7 @@ Methods live twice: `mtl.weightings.NAME(gram)` is a pure function of the Gram m
 transformation made from it.
 """
 
-from mtlgrad_jax import jacobians, solvers, transforms, typing, weightings
+from mtlgrad_jax import diagnostics, jacobians, solvers, transforms, typing, weightings
 from mtlgrad_jax.descent import DescentInfo, descent_direction
 from mtlgrad_jax.jacobians.separate_losses import separate_value_and_grad
 from mtlgrad_jax.jacobians.stacked import task_value_and_grad
@@ -32,6 +32,7 @@ from mtlgrad_jax.transforms import (
     aux_projection,
     bloop,
     cagrad,
+    clip_task_norms,
     conflict_free,
     constant,
     cosine_gate,
@@ -84,12 +85,14 @@ __all__ = [
     "aux_projection",
     "bloop",
     "cagrad",
+    "clip_task_norms",
     "conflict_free",
     "constant",
     "cosine_gate",
     "cr_mogm",
     "dcgd",
     "descent_direction",
+    "diagnostics",
     "dualproj",
     "dwa",
     "dynamic_barrier",

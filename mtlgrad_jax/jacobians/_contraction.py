@@ -1,5 +1,6 @@
 """The inner product of two leaves, written so that it neither rounds, copies nor gathers."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -88,6 +89,16 @@ def varying_axes(leaf: jax.Array) -> frozenset[str]:
     if hasattr(aval, "vma"):  # before jax 0.10
         return aval.vma
     return aval.manual_axis_type.varying
+
+
+def parts(leaf: jax.Array) -> tuple[jax.Array, ...]:
+    """Return the real and the imaginary part of a complex leaf, a real one as it is."""
+    return (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,)
+
+
+def map_parts(function: Callable[[jax.Array], jax.Array], leaf: jax.Array) -> jax.Array:
+    """Apply a function of real arrays to the parts of a leaf."""
+    return lax.complex(function(leaf.real), function(leaf.imag)) if jnp.iscomplexobj(leaf) else function(leaf)
 
 
 def at_least_single(dtype: jnp.dtype) -> jnp.dtype:

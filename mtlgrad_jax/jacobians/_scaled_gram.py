@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
-from mtlgrad_jax.jacobians._contraction import contract, varying_axes, widest
+from mtlgrad_jax.jacobians._contraction import contract, map_parts, parts, varying_axes, widest
 from mtlgrad_jax.typing import Gram
 
 AxisName = str | tuple[str, ...] | None
@@ -27,7 +27,7 @@ def scaled_gram_of(leaves: list[jax.Array], axis_name: AxisName) -> tuple[Gram, 
     Raises:
       ValueError: If leaves differ over a mesh axis that `axis_name` does not name.
     """
-    _check_axes(leaves, axis_name)
+    check_axes(leaves, axis_name)
     dtype = widest(leaves)
     plain = _gram_of(leaves, dtype, axis_name)
 
@@ -59,10 +59,10 @@ def out_of_range(squared_lengths: jax.Array) -> jax.Array:
 def _gram_of(leaves, dtype, axis_name, exponent=None):
     """Return Σ over leaves of rows × rows; with an exponent, of rows times two to minus that power."""
     total = jnp.zeros((), dtype)
-    for axes, group in _by_axes(leaves, axis_name).items():
+    for axes, group in by_axes(leaves, axis_name).items():
         if exponent is not None:
             group = [
-                _map_parts(lambda part: scale_by_power_of_two(part.astype(dtype), -exponent), leaf) for leaf in group
+                map_parts(lambda part: scale_by_power_of_two(part.astype(dtype), -exponent), leaf) for leaf in group
             ]
         part = sum(contract(leaf, leaf, 1).astype(dtype) for leaf in group)
         total = total + (lax.psum(part, axes) if axes else part)
@@ -71,19 +71,25 @@ def _gram_of(leaves, dtype, axis_name, exponent=None):
 
 def _largest(leaves, dtype, axis_name):
     """Return the largest finite magnitude in J, leaving out rows that are not finite."""
-    per_task = jnp.zeros((), dtype)
-    for axes, group in _by_axes(leaves, axis_name).items():
+    per_row = largest_per_row(leaves, dtype, axis_name)
+    return jnp.max(jnp.where(jnp.isfinite(per_row), per_row, 0))
+
+
+def largest_per_row(leaves: list[jax.Array], dtype: jnp.dtype, axis_name: AxisName) -> jax.Array:
+    """Return the largest magnitude of a real or imaginary part in every row, shape `(T,)`."""
+    per_row = jnp.zeros((), dtype)
+    for axes, group in by_axes(leaves, axis_name).items():
         peaks = [
             jnp.max(jnp.abs(part), axis=tuple(range(1, part.ndim)), initial=0).astype(dtype)
             for leaf in group
-            for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))
+            for part in parts(leaf)
         ]
         peak = jnp.max(jnp.stack(peaks), axis=0)
-        per_task = jnp.maximum(per_task, lax.pmax(peak, axes) if axes else peak)
-    return jnp.max(jnp.where(jnp.isfinite(per_task), per_task, 0))
+        per_row = jnp.maximum(per_row, lax.pmax(peak, axes) if axes else peak)
+    return per_row
 
 
-def _by_axes(leaves, axis_name):
+def by_axes(leaves: list[jax.Array], axis_name: AxisName) -> dict[tuple[str, ...], list[jax.Array]]:
     """Group leaves by the named axes over which they are split; all of them where that is not tracked."""
     names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
     tracked = any(varying_axes(leaf) for leaf in leaves)
@@ -94,7 +100,8 @@ def _by_axes(leaves, axis_name):
     return groups
 
 
-def _check_axes(leaves, axis_name):
+def check_axes(leaves: list[jax.Array], axis_name: AxisName) -> None:
+    """Raise a ValueError if leaves differ over a mesh axis that is not named."""
     if axis_name == ():
         return
     named = {axis_name} if isinstance(axis_name, str) else set(axis_name or ())
@@ -105,10 +112,6 @@ def _check_axes(leaves, axis_name):
             f"gradients that differ over the mesh axes {unnamed}; average those of a batch with jax.lax.pmean first, "
             "name the axes over which parameters are split, or pass axis_name=() to treat each device on its own."
         )
-
-
-def _map_parts(function, leaf):
-    return lax.complex(function(leaf.real), function(leaf.imag)) if jnp.iscomplexobj(leaf) else function(leaf)
 
 
 def _zero(gram):

@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
+from mtlgrad_jax.jacobians._contraction import map_parts, parts
 from mtlgrad_jax.jacobians._scaled_gram import out_of_range
 from mtlgrad_jax.typing import Gram
 
@@ -20,15 +20,14 @@ def to_unit(leaves: list[jax.Array], dtype: jnp.dtype) -> tuple[list[jax.Array],
       2⁻ᵏg in the dtypes of the leaves, exact unless an entry is 2¹²⁶ times smaller than the largest, and k, an
       int32 scalar. A gradient that is zero or not finite stays so; its k is the smallest exponent.
     """
-    peaks = [jnp.max(jnp.abs(part), initial=0).astype(dtype) for leaf in leaves for part in _parts(leaf)]
+    peaks = [jnp.max(jnp.abs(part), initial=0).astype(dtype) for leaf in leaves for part in parts(leaf)]
     peak = jnp.max(jnp.stack(peaks))
     exponent = exponent_of(jnp.where(jnp.isfinite(peak), peak, 0))
 
     def scale(part):
         return scale_by_power_of_two(part.astype(dtype), -exponent).astype(part.dtype)
 
-    scaled = [[scale(part) for part in _parts(leaf)] for leaf in leaves]
-    return [parts[0] if len(parts) == 1 else lax.complex(*parts) for parts in scaled], exponent
+    return [map_parts(scale, leaf) for leaf in leaves], exponent
 
 
 def undo_unit(unit_gram: Gram, exponents: jax.Array) -> tuple[Gram, jax.Array]:
@@ -45,7 +44,3 @@ def undo_unit(unit_gram: Gram, exponents: jax.Array) -> tuple[Gram, jax.Array]:
     lengths = scale_by_power_of_two(jnp.diagonal(unit_gram), 2 * exponents)
     common = jnp.where(out_of_range(lengths), jnp.max(exponents) + 1, 0)
     return scale_by_power_of_two(unit_gram, both - 2 * common), common
-
-
-def _parts(leaf):
-    return (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,)

@@ -3,6 +3,7 @@
 from mtlgrad_jax.transforms._aggregate import AggregateState, aggregate
 from mtlgrad_jax.transforms.accumulate import AccumulateState, accumulate
 from mtlgrad_jax.transforms.bloop import bloop
+from mtlgrad_jax.transforms.clip_task_norms import clip_task_norms
 from mtlgrad_jax.transforms.cr_mogm import cr_mogm
 from mtlgrad_jax.transforms.dwa import dwa
 from mtlgrad_jax.transforms.excess_mtl import excess_mtl
@@ -58,6 +59,7 @@ __all__ = [
     "aux_projection",
     "bloop",
     "cagrad",
+    "clip_task_norms",
     "conflict_free",
     "constant",
     "cosine_gate",
