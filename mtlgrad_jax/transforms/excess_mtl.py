@@ -65,8 +65,12 @@ def excess_mtl(
     """
 
     def init(num_tasks, params):
-        zeros = jnp.zeros(num_tasks)
-        return ExcessMtlState(zeros_like_rows(params, num_tasks), zeros, zeros, jnp.zeros((), bool))
+        return ExcessMtlState(
+            roots=zeros_like_rows(params, num_tasks),
+            log_weights=jnp.zeros(num_tasks),
+            initial_excess=jnp.zeros(num_tasks),
+            started=jnp.zeros((), bool),
+        )
 
     def update(task_grads, state):
         roots, excess = _accumulate(task_grads, state.roots, axis_name)

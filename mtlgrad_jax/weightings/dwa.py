@@ -52,8 +52,13 @@ def dwa(*, temperature: float = 2.0, steps_per_period: int = 1) -> StatefulWeigh
         raise ValueError(f"expected steps_per_period of at least one step, got {steps_per_period}.")
 
     def init(num_tasks):
-        none = jnp.zeros((), jnp.int32)
-        return DwaState(jnp.zeros(num_tasks), jnp.zeros(num_tasks), jnp.zeros(num_tasks), none, none)
+        return DwaState(
+            last=jnp.zeros(num_tasks),
+            before_last=jnp.zeros(num_tasks),
+            total=jnp.zeros(num_tasks),
+            count=jnp.zeros((), jnp.int32),
+            num_periods=jnp.zeros((), jnp.int32),
+        )
 
     def update(gram, state, *, losses=None):
         losses = check_losses(losses, gram, "dwa").astype(state.total.dtype)
