@@ -44,54 +44,27 @@ def solve(quadratic: jax.Array, linear: jax.Array, start: jax.Array, needed: jax
       x, shape `(n,)`, and the number of steps, at most `5n + 20`.
     """
     n = linear.shape[0]
-    index = jnp.arange(n)
     rho = (8 + 2 * n) * jnp.finfo(quadratic.dtype).eps.item()
-
-    def residual_at(x, slope):
-        return jnp.maximum(jnp.max(-slope), jnp.max(x * jnp.abs(slope)))
 
     def advance(face):
         target = _restricted.minimize(quadratic, linear, face.free, face.x, rho)
-        target = jnp.where(jnp.isfinite(target), target, 0)  # no factor: leave this face
-        blocked = face.free & ~(target > 0)
-        fall = face.x - target
-        room = jnp.where(blocked, face.x / jnp.where(fall > 0, fall, 1), 1)
-        length = jnp.minimum(jnp.min(room), 1)
-        stopped = blocked & (room <= length)
-        barred = face.barred | stopped
-        free = face.free & ~stopped
-        x = jnp.where(free, jnp.maximum(face.x + length * (target - face.x), 0), 0)
-
-        slope = dot(quadratic, x) + linear
-        tolerance = _restricted.rounding_error(quadratic, linear, x) / 4
-        steepness = jnp.where(free | barred, jnp.inf, slope + tolerance)
-        steepest = jnp.argmin(steepness)
-        unblocked = ~jnp.any(blocked)
-        arrived = unblocked & (steepness[steepest] >= 0)
-        free = free | (unblocked & ~arrived & (index == steepest))
-
-        residual = residual_at(x, slope)
-        num_arrivals = face.num_arrivals + arrived.astype(jnp.int32)
-        stationary = jnp.all((slope >= -tolerance) & ((x == 0) | (slope <= tolerance)))
-        better = arrived & (residual < face.residual)
-        return _Face(
-            free=free,
-            barred=barred & ~arrived,
-            x=x,
-            best=jnp.where(better, x, face.best),
-            residual=jnp.where(better, residual, face.residual),
-            num_arrivals=num_arrivals,
-            done=arrived & (stationary | (num_arrivals >= MAX_ARRIVALS)),
-            num_steps=face.num_steps + 1,
-        )
+        face, blocked = _walk(face, jnp.where(jnp.isfinite(target), target, 0))  # no factor: leave this face
+        return _arrive(face, ~jnp.any(blocked), quadratic, linear)
 
     def unfinished(face):
         return ~face.done & (face.num_steps < 5 * n + 20)
 
-    residual = residual_at(start, dot(quadratic, start) + linear)
+    end = lax.while_loop(unfinished, advance, _first_face(quadratic, linear, start, needed))
+    return end.best, end.num_steps
+
+
+def _first_face(quadratic, linear, start, needed):
+    """Start on the coordinates that are positive, and the steepest at zero."""
+    residual = _residual(start, dot(quadratic, start) + linear)
     none = (0 * residual).astype(jnp.int32)  # varies over a mesh as the input does
-    face = _Face(
-        free=(start > 0) | ((index == jnp.argmin(linear)) & (none == 0)),
+    is_steepest = jnp.arange(linear.shape[0]) == jnp.argmin(linear)
+    return _Face(
+        free=(start > 0) | (is_steepest & (none == 0)),
         barred=start < 0,
         x=start,
         best=start,
@@ -100,5 +73,44 @@ def solve(quadratic: jax.Array, linear: jax.Array, start: jax.Array, needed: jax
         done=(none > 0) | ~jnp.asarray(needed),
         num_steps=none,
     )
-    end = lax.while_loop(unfinished, advance, face)
-    return end.best, end.num_steps
+
+
+def _walk(face, target):
+    """Go to the minimum of the face or up to the first coordinate that would turn negative, which leaves the face."""
+    blocked = face.free & ~(target > 0)
+    fall = face.x - target
+    room = jnp.where(blocked, face.x / jnp.where(fall > 0, fall, 1), 1)
+    length = jnp.minimum(jnp.min(room), 1)
+    stopped = blocked & (room <= length)
+    free = face.free & ~stopped
+    x = jnp.where(free, jnp.maximum(face.x + length * (target - face.x), 0), 0)
+    return face._replace(free=free, barred=face.barred | stopped, x=x), blocked
+
+
+def _arrive(face, unblocked, quadratic, linear):
+    """At the minimum of a face let the steepest coordinate in; with none left to insert, keep the best arrival."""
+    slope = dot(quadratic, face.x) + linear
+    tolerance = _restricted.rounding_error(quadratic, linear, face.x) / 4
+    steepness = jnp.where(face.free | face.barred, jnp.inf, slope + tolerance)
+    steepest = jnp.argmin(steepness)
+    arrived = unblocked & (steepness[steepest] >= 0)
+    inserted = unblocked & ~arrived & (jnp.arange(linear.shape[0]) == steepest)
+
+    residual = _residual(face.x, slope)
+    better = arrived & (residual < face.residual)
+    num_arrivals = face.num_arrivals + arrived.astype(jnp.int32)
+    stationary = jnp.all((slope >= -tolerance) & ((face.x == 0) | (slope <= tolerance)))
+    return face._replace(
+        free=face.free | inserted,
+        barred=face.barred & ~arrived,
+        best=jnp.where(better, face.x, face.best),
+        residual=jnp.where(better, residual, face.residual),
+        num_arrivals=num_arrivals,
+        done=arrived & (stationary | (num_arrivals >= MAX_ARRIVALS)),
+        num_steps=face.num_steps + 1,
+    )
+
+
+def _residual(x, slope):
+    """Return max(max(−s), max |xs|), how far x and its slope are from optimality."""
+    return jnp.maximum(jnp.max(-slope), jnp.max(x * jnp.abs(slope)))

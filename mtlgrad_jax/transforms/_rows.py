@@ -60,8 +60,8 @@ def build_rows(
             updates = _fill(updates, finite, rows)
             direction, weights, proposed = advance(updates, memory, **extra_args)
             usable = jnp.all(finite) if nonfinite == "skip" else jnp.any(finite)
-            memory = _choose(usable, proposed, memory)
-            direction = _choose(usable, direction, jax.tree.map(jnp.zeros_like, direction))
+            memory = choose(usable, proposed, memory)
+            direction = choose(usable, direction, jax.tree.map(jnp.zeros_like, direction))
 
         if num_tasks is None:
             state = memory
@@ -102,6 +102,11 @@ def cast_like(tree: PyTree, example: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, example)
 
 
+def choose(condition: jax.Array, tree: PyTree, other: PyTree) -> PyTree:
+    """Return one tree or the other, whole."""
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), tree, other)
+
+
 def inner_products(task_grads: PyTree, direction: PyTree, *, axis_name=None) -> jax.Array:
     """Return Re⟨gᵢ, u⟩ for every task, shape `(T,)`."""
     pairs = zip(jax.tree.leaves(task_grads), jax.tree.leaves(direction), strict=True)
@@ -136,10 +141,6 @@ def _deepest_conflict(task_grads, direction, gram, log2_scale, axis_name):
     lengths = row_norms(gram)
     slope = scale_by_power_of_two(slope.astype(gram.dtype), -log2_scale) * reciprocal(jnp.max(lengths))
     return jnp.maximum(jnp.max(-slope * reciprocal(lengths)), 0)
-
-
-def _choose(condition, tree, other):
-    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), tree, other)
 
 
 def _fill(task_grads, finite, rows):

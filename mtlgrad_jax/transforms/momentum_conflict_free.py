@@ -10,7 +10,7 @@ from mtlgrad_jax import weightings
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.solvers.certificates import conflict_gap
 from mtlgrad_jax.transforms._aggregate import check_options, empty_record, record
-from mtlgrad_jax.transforms._rows import cast_like, zeros_like_rows
+from mtlgrad_jax.transforms._rows import cast_like, choose, zeros_like_rows
 from mtlgrad_jax.typing import PyTree, RowMethod
 
 
@@ -79,24 +79,15 @@ def momentum_conflict_free(
     check_options(RowMethod(None, None), num_tasks, nonfinite)
 
     def init(params):
-        memory = MomentumConflictFreeState(
-            momenta=zeros_like_rows(params, num_tasks),
-            counts=jnp.zeros(num_tasks, jnp.int32),
-            combined=zeros_like_rows(params),
-            squares=jax.tree.map(lambda leaf: leaf.real, zeros_like_rows(params)),
-            num_steps=jnp.zeros((), jnp.int32),
-            next_task=jnp.zeros((), jnp.int32),
-        )
-        return empty_record(num_tasks, params, memory)
+        return empty_record(num_tasks, params, _empty_memory(num_tasks, params))
 
     def update(updates, state, params=None, *, task=None, **extra_args):
         del params, extra_args  # unused
         memory = state.memory
         _check_shapes(updates, memory.momenta)
         task = jnp.asarray(memory.next_task if task is None else task, jnp.int32)
+        finite = _all_finite(updates, axis_name)
         current = (jnp.arange(num_tasks, dtype=jnp.int32) == task).astype(jnp.float32)
-        leaf_is_finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(updates)]
-        finite = _everywhere(jnp.all(jnp.stack(leaf_is_finite)), axis_name)
         seen = jnp.where(finite | (nonfinite == "propagate"), current, 0)
 
         momenta = jax.tree.map(lambda m, g: _move_row(m, g, seen, 1 - b1), memory.momenta, updates)
@@ -105,33 +96,43 @@ def momentum_conflict_free(
         means = jax.tree.map(lambda m: _unbias(m, counts, b1), momenta)
         gram, log2_scale = stacked.scaled_gram(means, axis_name=axis_name)
         weights = weightings.conflict_free(gram)
-        direction = stacked.combine(means, weights)
 
-        num_steps = memory.num_steps + ready.astype(jnp.int32)
-        unbiased = 1 - b1 ** num_steps.astype(jnp.float32)
-        combined = jax.tree.map(lambda d: d * unbiased.astype(d.real.dtype), direction)
-        squares = jax.tree.map(
-            lambda v, new, old: b2 * v + (1 - b2) * jnp.abs((new - b1 * old) / (1 - b1)) ** 2,
-            memory.squares,
-            combined,
-            memory.combined,
-        )
-        correction = jnp.maximum(1 - b2 ** num_steps.astype(jnp.float32), 1 - b2)
-        scaled = jax.tree.map(lambda d, v: d / (jnp.sqrt(v / correction.astype(v.dtype)) + eps), direction, squares)
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(ready, n, o), new, old)
-        memory = MomentumConflictFreeState(
-            momenta=momenta,
-            counts=counts,
-            combined=keep(combined, memory.combined),
-            squares=keep(squares, memory.squares),
-            num_steps=num_steps,
-            next_task=(task + 1) % num_tasks,
-        )
+        memory = memory._replace(momenta=momenta, counts=counts, next_task=(task + 1) % num_tasks)
+        scaled, proposed = _precondition(stacked.combine(means, weights), memory, b1, b2, eps)
+        memory = choose(ready, proposed, memory)
+        scaled = choose(ready, scaled, jax.tree.map(jnp.zeros_like, scaled))
         bad = (current > 0) & ~finite
         state = record(state, gram, log2_scale, weights, conflict_gap(gram, weights), ~bad, memory)
-        return cast_like(keep(scaled, jax.tree.map(jnp.zeros_like, scaled)), updates), state
+        return cast_like(scaled, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _empty_memory(num_tasks, params):
+    return MomentumConflictFreeState(
+        momenta=zeros_like_rows(params, num_tasks),
+        counts=jnp.zeros(num_tasks, jnp.int32),
+        combined=zeros_like_rows(params),
+        squares=jax.tree.map(lambda leaf: leaf.real, zeros_like_rows(params)),
+        num_steps=jnp.zeros((), jnp.int32),
+        next_task=jnp.zeros((), jnp.int32),
+    )
+
+
+def _precondition(direction, memory, b1, b2, eps):
+    """Return d/(√v̂ + ε) and the memory after a step, with v that of the pseudo-gradient h."""
+    num_steps = memory.num_steps + 1
+    t = num_steps.astype(jnp.float32)
+    unbiased, correction = 1 - b1**t, jnp.maximum(1 - b2**t, 1 - b2)  # at t = 1 the difference is mostly rounding
+    combined = jax.tree.map(lambda d: d * unbiased.astype(d.real.dtype), direction)
+    squares = jax.tree.map(
+        lambda v, new, old: b2 * v + (1 - b2) * jnp.abs((new - b1 * old) / (1 - b1)) ** 2,
+        memory.squares,
+        combined,
+        memory.combined,
+    )
+    scaled = jax.tree.map(lambda d, v: d / (jnp.sqrt(v / correction.astype(v.dtype)) + eps), direction, squares)
+    return scaled, memory._replace(combined=combined, squares=squares, num_steps=num_steps)
 
 
 def _check_shapes(updates, momenta):
@@ -143,8 +144,9 @@ def _check_shapes(updates, momenta):
             )
 
 
-def _everywhere(condition, axis_name):
-    return condition if axis_name is None else jax.lax.pmin(condition.astype(jnp.int32), axis_name) > 0
+def _all_finite(tree, axis_name):
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    return finite if axis_name is None else jax.lax.pmin(finite.astype(jnp.int32), axis_name) > 0
 
 
 def _move_row(momentum, gradient, seen, share):
