@@ -5,11 +5,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mtlgrad_jax import diagnostics
 from mtlgrad_jax.demo.problems import DIGITS
 from mtlgrad_jax.demo.training import Run
 
-CONFLICT = -float(np.sqrt(np.finfo(np.float32).eps))
-"""A cosine below this is a conflict: a Gram matrix in float32 knows a cosine to about √ε."""
+CONFLICT = -diagnostics.resolution(np.float32)
+"""A cosine below this is a conflict."""
 
 
 def rows(runs: dict[str, Run], tasks: tuple[str, str]) -> list[tuple[str, list[str]]]:

@@ -123,10 +123,7 @@ def angles(task_grads: PyTree, direction: PyTree) -> Angles:
         task_grads,
         direction,
     )
-    gram = mtl.jacobians.stacked.gram(rows)
-    lengths = jnp.sqrt(jnp.diagonal(gram))
-    products = lengths[:, None] * lengths[None, :]
-    cosines = gram / jnp.where(products > 0, products, 1)
+    cosines = mtl.diagnostics.cosines(mtl.jacobians.stacked.gram(rows))
     return Angles(between_tasks=cosines[0, 1], summed=cosines[:2, 2], direction=cosines[:2, 3])
 
 

@@ -1,0 +1,47 @@
+"""Numbers that tell what a step did: pure functions of the Gram matrix and the weights.
+
+| question                                        | function               | of            | shape    |
+|-------------------------------------------------|------------------------|---------------|----------|
+| which gradients oppose each other?              | `cosines`, `conflicts` | gram          | `(T, T)` |
+| which are long, which are short?                | `relative_lengths`     | gram          | `(T,)`   |
+| does one drown another?                         | `magnitude_similarity` | gram          | `(T, T)` |
+| how fast does the step lower each loss?         | `progress`             | gram, weights | `(T,)`   |
+| how well does the step suit each task?          | `alignment`            | gram, weights | `(T,)`   |
+| which losses does it raise?                     | `hurt_tasks`           | gram, weights | `(T,)`   |
+| how many tasks make up the step?                | `effective_tasks`      | gram, weights | `()`     |
+| can all losses still fall together?             | `stationarity`         | gram, weights | `()`     |
+| all of this as a few scalars for a logger       | `summarize`            | gram, weights | `()` each|
+
+`read(opt_state)` finds both in the state of any optimiser whose method was made with `num_tasks`; a `History`
+keeps them for plots. Everything is in units of the gradients themselves: no threshold depends on their scale.
+"""
+
+from mtlgrad_jax.diagnostics.direction import alignment, effective_tasks, hurt_tasks, progress, stationarity
+from mtlgrad_jax.diagnostics.gradients import (
+    conflicts,
+    cosines,
+    magnitude_similarity,
+    relative_lengths,
+    resolution,
+)
+from mtlgrad_jax.diagnostics.history import History
+from mtlgrad_jax.diagnostics.reading import Reading, read
+from mtlgrad_jax.diagnostics.summary import Summary, summarize
+
+__all__ = [
+    "History",
+    "Reading",
+    "Summary",
+    "alignment",
+    "conflicts",
+    "cosines",
+    "effective_tasks",
+    "hurt_tasks",
+    "magnitude_similarity",
+    "progress",
+    "read",
+    "relative_lengths",
+    "resolution",
+    "stationarity",
+    "summarize",
+]
