@@ -15,8 +15,11 @@
 | p      | `preference` | `(T,)`                    | how much each task matters; uniform, sums to one    |
 
 Methods live twice: `mtl.weightings.NAME(gram)` is a pure function of the Gram matrix, `mtl.NAME()` the Optax
-transformation made from it.
+transformation made from it. `mtl.diagnostics` tells what a step did; `mtl.plots` draws it, and is imported when it
+is first asked for.
 """
+
+import importlib
 
 from mtlgrad_jax import diagnostics, jacobians, solvers, transforms, typing, weightings
 from mtlgrad_jax.descent import DescentInfo, descent_direction
@@ -135,3 +138,10 @@ __all__ = [
     "upgrad",
     "weightings",
 ]
+
+
+def __getattr__(name: str):
+    """Import `plots` at its first use: it needs Matplotlib, and nothing else here does."""
+    if name == "plots":
+        return importlib.import_module("mtlgrad_jax.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

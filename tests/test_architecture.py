@@ -21,8 +21,8 @@ ALLOWED = {
     "diagnostics": LEAVES | {"solvers"},
     "plots": LEAVES | {"diagnostics"},
 }
-RUN_TIME = {"jax", "optax", "mtlgrad_jax"} | set(sys.stdlib_module_names)
-EXTRAS = {"plots": {"matplotlib", "numpy"}}
+RUN_TIME = {"jax", "numpy", "optax", "mtlgrad_jax"} | set(sys.stdlib_module_names)
+EXTRAS = {"plots": {"matplotlib"}}
 
 
 def part_of(path):

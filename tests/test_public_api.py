@@ -39,6 +39,12 @@ CONTRACT = [
     "jacobians.stacked.combine",
     "jacobians.matrix_free.linearize",
     "jacobians.shared_encoder.linearize",
+    "diagnostics.cosines",
+    "diagnostics.conflicts",
+    "diagnostics.stationarity",
+    "diagnostics.read",
+    "diagnostics.History",
+    "plots.geometry",
 ]
 
 
@@ -50,7 +56,7 @@ def resolve(name):
 
 
 def public_functions():
-    for module in (mtl, mtl.solvers, mtl.weightings):
+    for module in (mtl, mtl.solvers, mtl.weightings, mtl.diagnostics, mtl.plots):
         for name in module.__all__:
             value = getattr(module, name)
             if inspect.isfunction(value) or hasattr(value, "__wrapped__"):
