@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from mtlgrad_jax.jacobians._contraction import contract, widest
+from mtlgrad_jax.jacobians._mesh_axes import split_axes, sum_of_pieces
 from mtlgrad_jax.jacobians._unit_rows import to_unit, undo_unit
 from mtlgrad_jax.typing import Gram
 
 
 def gram_in_blocks(
-    row: Callable[[jax.Array], list[jax.Array]], num_rows: int, block_size: int | None
+    row: Callable[[jax.Array], list[jax.Array]], losses: jax.Array, block_size: int | None
 ) -> tuple[Gram, jax.Array]:
     """Compute JJᵀ block by block, two blocks of rows alive at a time.
 
@@ -21,12 +22,13 @@ def gram_in_blocks(
 
     Args:
       row: `row(index)`, a list of leaves, with an int32 scalar; vmapped over the block.
-      num_rows: T.
+      losses: Shape `(T,)`, of which only the length counts, and where they differ between devices.
       block_size: Rows per block, all at once for None.
 
     Returns:
       G, shape `(T, T)`, and k, as `stacked.scaled_gram`.
     """
+    num_rows = losses.shape[0]
     size = num_rows if block_size is None else min(block_size, num_rows)
     num_blocks = -(-num_rows // size)
 
@@ -34,14 +36,17 @@ def gram_in_blocks(
         indices = jnp.minimum(number * size + jnp.arange(size, dtype=jnp.int32), num_rows - 1)
         leaves = jax.vmap(row)(indices)
         dtype = widest(leaves)
-        return jax.vmap(lambda leaves: to_unit(leaves, dtype))(leaves)
+        split = split_axes(leaves, losses)
+        return *jax.vmap(lambda leaves: to_unit(leaves, dtype, split))(leaves), split
 
     def left_of_diagonal(number):
-        own, exponents = block(number)
-        diagonal = _products(own, own)
+        own, exponents, split = block(number)
+        diagonal = _products(own, own, split)
 
         def against(other):
-            return lax.cond(other < number, lambda: _products(own, block(other)[0]), lambda: jnp.zeros_like(diagonal))
+            return lax.cond(
+                other < number, lambda: _products(own, block(other)[0], split), lambda: jnp.zeros_like(diagonal)
+            )
 
         blocks = lax.map(against, jnp.arange(num_blocks, dtype=jnp.int32))
         return jnp.where((jnp.arange(num_blocks) == number)[:, None, None], diagonal, blocks), exponents
@@ -51,6 +56,6 @@ def gram_in_blocks(
     return undo_unit(lower + jnp.tril(lower, -1).T, exponents.reshape(-1)[:num_rows])
 
 
-def _products(left, right):
+def _products(left, right, split):
     dtype = widest(left)
-    return sum(contract(a, b, 1).astype(dtype) for a, b in zip(left, right, strict=True))
+    return sum_of_pieces([contract(a, b, 1).astype(dtype) for a, b in zip(left, right, strict=True)], split)

@@ -6,7 +6,8 @@ from jax import lax
 
 from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.jacobians._contraction import parts, widest
-from mtlgrad_jax.jacobians._scaled_gram import AxisName, by_axes, check_axes, largest_per_row
+from mtlgrad_jax.jacobians._mesh_axes import AxisName, by_axes, check_axes
+from mtlgrad_jax.jacobians._scaled_gram import largest_per_row
 
 
 def row_lengths(leaves: list[jax.Array], exponents: jax.Array, axis_name: AxisName) -> tuple[jax.Array, jax.Array]:

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
-from mtlgrad_jax.jacobians._contraction import contract, map_parts, parts, varying_axes, widest
+from mtlgrad_jax.jacobians._contraction import contract, map_parts, parts, widest
+from mtlgrad_jax.jacobians._mesh_axes import AxisName, by_axes, check_axes, sum_of_pieces
 from mtlgrad_jax.typing import Gram
-
-AxisName = str | tuple[str, ...] | None
 
 
 @partial(jax.jit, static_argnames="axis_name")
@@ -58,15 +57,9 @@ def out_of_range(squared_lengths: jax.Array) -> jax.Array:
 
 def _gram_of(leaves, dtype, axis_name, exponent=None):
     """Return Σ over leaves of rows × rows; with an exponent, of rows times two to minus that power."""
-    total = jnp.zeros((), dtype)
-    for axes, group in by_axes(leaves, axis_name).items():
-        if exponent is not None:
-            group = [
-                map_parts(lambda part: scale_by_power_of_two(part.astype(dtype), -exponent), leaf) for leaf in group
-            ]
-        part = sum(contract(leaf, leaf, 1).astype(dtype) for leaf in group)
-        total = total + (lax.psum(part, axes) if axes else part)
-    return total
+    if exponent is not None:
+        leaves = [map_parts(lambda part: scale_by_power_of_two(part.astype(dtype), -exponent), leaf) for leaf in leaves]
+    return sum_of_pieces([contract(leaf, leaf, 1).astype(dtype) for leaf in leaves], axis_name)
 
 
 def _largest(leaves, dtype, axis_name):
@@ -87,31 +80,6 @@ def largest_per_row(leaves: list[jax.Array], dtype: jnp.dtype, axis_name: AxisNa
         peak = jnp.max(jnp.stack(peaks), axis=0)
         per_row = jnp.maximum(per_row, lax.pmax(peak, axes) if axes else peak)
     return per_row
-
-
-def by_axes(leaves: list[jax.Array], axis_name: AxisName) -> dict[tuple[str, ...], list[jax.Array]]:
-    """Group leaves by the named axes over which they are split; all of them where that is not tracked."""
-    names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
-    tracked = any(varying_axes(leaf) for leaf in leaves)
-    groups = {}
-    for leaf in leaves:
-        axes = tuple(name for name in names if not tracked or name in varying_axes(leaf))
-        groups.setdefault(axes, []).append(leaf)
-    return groups
-
-
-def check_axes(leaves: list[jax.Array], axis_name: AxisName) -> None:
-    """Raise a ValueError if leaves differ over a mesh axis that is not named."""
-    if axis_name == ():
-        return
-    named = {axis_name} if isinstance(axis_name, str) else set(axis_name or ())
-    unnamed = sorted(frozenset().union(*map(varying_axes, leaves)) - named)
-    if unnamed:
-        raise ValueError(
-            f"expected task gradients that are the same on every device or split over axis_name={axis_name!r}, got "
-            f"gradients that differ over the mesh axes {unnamed}; average those of a batch with jax.lax.pmean first, "
-            "name the axes over which parameters are split, or pass axis_name=() to treat each device on its own."
-        )
 
 
 def _zero(gram):

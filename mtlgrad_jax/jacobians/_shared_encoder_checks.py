@@ -11,6 +11,7 @@ from jax import lax
 
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.jacobians._contraction import contract
+from mtlgrad_jax.jacobians._mesh_axes import split_axes, sum_of_pieces
 from mtlgrad_jax.typing import Weights
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def verify(jac: SharedEncoder, weights: Weights) -> Verification:
     """
     rows, _ = jac.places.representation.split(jac.representation_grads)
     full = jax.vmap(lambda row: jac.pull_to_encoder(row)[0])(rows)
-    return Verification(_cosines(jac.gram(), weights), _cosines(stacked.gram(full), weights))
+    at_parameters = stacked.gram(full, axis_name=split_axes(full, jac.losses))
+    return Verification(_cosines(jac.gram(), weights), _cosines(at_parameters, weights))
 
 
 def representation_overlap(jac: SharedEncoder) -> jax.Array:
@@ -79,7 +81,8 @@ def representation_overlap(jac: SharedEncoder) -> jax.Array:
              [1., 1., 1.]], dtype=float32)
     """
     rows, _ = jac.places.representation.split(jac.representation_grads)
-    counts = sum(contract(used, used, 1) for used in ((row != 0).astype(jnp.float32) for row in rows))
+    used = [(row != 0).astype(jnp.float32) for row in rows]
+    counts = sum_of_pieces([contract(row, row, 1) for row in used], split_axes(used, jac.losses))
     sizes = jnp.diagonal(counts)
     return counts / jnp.maximum(jnp.minimum(sizes[:, None], sizes[None, :]), 1)
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.jacobians._contraction import map_parts, parts
@@ -9,12 +10,15 @@ from mtlgrad_jax.jacobians._scaled_gram import out_of_range
 from mtlgrad_jax.typing import Gram
 
 
-def to_unit(leaves: list[jax.Array], dtype: jnp.dtype) -> tuple[list[jax.Array], jax.Array]:
+def to_unit(
+    leaves: list[jax.Array], dtype: jnp.dtype, split: tuple[str, ...] = ()
+) -> tuple[list[jax.Array], jax.Array]:
     """Divide one gradient by the power of two that brings its largest entry between one and two.
 
     Args:
       leaves: Floating or complex, of any shapes.
       dtype: In which to scale, float32 or float64.
+      split: Mesh axes over which the leaves are pieces of one gradient.
 
     Returns:
       2⁻ᵏg in the dtypes of the leaves, exact unless an entry is 2¹²⁶ times smaller than the largest, and k, an
@@ -22,6 +26,7 @@ def to_unit(leaves: list[jax.Array], dtype: jnp.dtype) -> tuple[list[jax.Array],
     """
     peaks = [jnp.max(jnp.abs(part), initial=0).astype(dtype) for leaf in leaves for part in parts(leaf)]
     peak = jnp.max(jnp.stack(peaks))
+    peak = lax.pmax(peak, split) if split else peak
     exponent = exponent_of(jnp.where(jnp.isfinite(peak), peak, 0))
 
     def scale(part):

@@ -13,6 +13,7 @@ from mtlgrad_jax._powers_of_two import scale_by_power_of_two
 from mtlgrad_jax.jacobians._contraction import widest
 from mtlgrad_jax.jacobians._gram_in_blocks import gram_in_blocks
 from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, loss_vector, map_in_chunks, trainable
+from mtlgrad_jax.jacobians._mesh_axes import average_losses, split_axes
 from mtlgrad_jax.jacobians._scaled_gram import out_of_range
 from mtlgrad_jax.jacobians._unit_rows import to_unit, undo_unit
 from mtlgrad_jax.typing import Gram, PyTree, Weights
@@ -53,7 +54,7 @@ class MatrixFree:
         if self.mode == "forward":
             return gram_by_sweeps(self._pull, self.losses, self.chunk_size)
         seeds = one_hot(self.losses)
-        return gram_in_blocks(lambda task: self._pull(seeds[task]), len(seeds), self.chunk_size)
+        return gram_in_blocks(lambda task: self._pull(seeds[task]), self.losses, self.chunk_size)
 
     def combine(self, weights: Weights) -> PyTree:
         """Return Jᵀw, one backward pass."""
@@ -70,6 +71,7 @@ def linearize(
     has_aux: bool = False,
     mode: str = "forward",
     chunk_size: int | None = 1,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> tuple[Any, MatrixFree]:
     """Evaluate the losses of all tasks and hold their Jacobian as a linear map.
 
@@ -91,14 +93,16 @@ def linearize(
         they do.
       chunk_size: Number of tasks per sweep: 1 for the least memory, None for all at once. `"forward"` holds
         `chunk_size` gradients, `"reverse"` twice as many.
+      axis_name: Mesh axes over which the batch is split inside `shard_map`; the losses are averaged over them.
+        Parameters may be split too, without being named. `()` treats each device on its own.
 
     Returns:
       `(losses, jac)`, or `((losses, aux), jac)`: losses `(T,)`, and J with `jac.gram()` and `jac.combine(w)`.
       G is symmetric; its error against G from stacked gradients is that of the network's own sums.
 
     Raises:
-      ValueError: If `mode` or `chunk_size` is unknown, the losses are not one scalar per task, or, in
-        `gram()`, the backward pass cannot be transposed.
+      ValueError: If `mode` or `chunk_size` is unknown, the losses are not one scalar per task or differ over a
+        mesh axis that `axis_name` does not name, or, in `gram()`, the backward pass cannot be transposed.
 
     Example:
       >>> import jax.numpy as jnp
@@ -118,7 +122,12 @@ def linearize(
     where = trainable(params)
     leaves, others = where.split(params)
     function = loss_vector(losses_fn, where, others, has_aux)
-    losses, pull_back, aux = jax.vjp(lambda leaves: function(leaves, *args), leaves, has_aux=True)
+
+    def averaged(leaves):
+        losses, aux = function(leaves, *args)
+        return average_losses(losses, leaves, axis_name), aux
+
+    losses, pull_back, aux = jax.vjp(averaged, leaves, has_aux=True)
     jac = MatrixFree(pull_back, losses, [jnp.zeros_like(leaf) for leaf in others], where, mode, chunk_size)
     return ((losses, aux) if has_aux else losses), jac
 
@@ -144,7 +153,8 @@ def gram_by_sweeps(
         return _push(push_forward, list(map(jnp.conj, gradient))).astype(dtype)
 
     def column_of_unit_rows(seed):
-        unit, exponent = to_unit(pull_back(seed), dtype)
+        gradient = pull_back(seed)
+        unit, exponent = to_unit(gradient, dtype, split_axes(gradient, losses))
         return push(unit), exponent
 
     def with_unit_rows():

@@ -29,7 +29,7 @@ class PerExample:
 
     def scaled_gram(self) -> tuple[Gram, jax.Array]:
         """Return the Gram matrix of 2⁻ᵏJ and k, as `stacked.scaled_gram` does."""
-        return gram_in_blocks(self.row, self.losses.shape[0], self.chunk_size)
+        return gram_in_blocks(self.row, self.losses, self.chunk_size)
 
     def combine(self, weights: Weights) -> PyTree:
         """Return Jᵀw, the gradient of Σ wᵢLᵢ: one backward pass over the batch, no gradient of an example."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from mtlgrad_jax.jacobians import matrix_free, stacked
 from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, is_inexact, shapes, stack_losses, trainable
+from mtlgrad_jax.jacobians._mesh_axes import average_losses, split_axes
 from mtlgrad_jax.jacobians._shared_encoder_checks import (
     Verification,
     is_disjoint,
@@ -67,7 +68,8 @@ class SharedEncoder:
     def scaled_gram(self) -> tuple[Gram, jax.Array]:
         """Return the Gram matrix of 2⁻ᵏJ and k, as `stacked.scaled_gram` does."""
         if self.chunk_size is None:
-            return stacked.scaled_gram(self.representation_grads)
+            rows = self.representation_grads
+            return stacked.scaled_gram(rows, axis_name=split_axes(jax.tree.leaves(rows), self.losses))
         return matrix_free.gram_by_sweeps(lambda seed: self.pull_to_heads(seed)[1], self.losses, self.chunk_size)
 
     def combine(self, weights: Weights) -> PyTree:
@@ -99,6 +101,7 @@ def linearize(
     heads: str = "own",
     has_aux: bool = False,
     chunk_size: int | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> tuple[Any, SharedEncoder]:
     """Evaluate the losses and their gradients with respect to the shared representation only.
 
@@ -125,13 +128,16 @@ def linearize(
       chunk_size: None to hold the T gradients at H for the Gram matrix; a number to compute it by sweeps
         through the heads as `matrix_free` does, so many tasks at a time and none kept, which is faster where
         H is large: 4 halves the time of a step with T = 40.
+      axis_name: Mesh axes over which the batch, and with it H, is split inside `shard_map`; the losses are
+        averaged over them. `()` treats each device on its own.
 
     Returns:
       `(losses, jac)`, or `((losses, aux), jac)`: losses `(T,)`, and a `typing.Jacobian` with `jac.gram()`,
       `(T, T)`, and `jac.combine(w)`, a tree like `params`. Any weighting applies, those with auxiliaries too.
 
     Raises:
-      ValueError: If `params` is no such pair, `heads` is unknown, or losses or representation are malformed.
+      ValueError: If `params` is no such pair, `heads` is unknown, losses or representation are malformed, or
+        losses differ over a mesh axis that `axis_name` does not name.
 
     Example:
       >>> import jax.numpy as jnp
@@ -172,7 +178,7 @@ def linearize(
         whole = in_representation.merge(moving, still)
         result = heads_fn(in_heads.merge(floats, heads_rest), whole, *args)
         losses, aux = result if has_aux else (result, None)
-        return stack_losses(losses), aux
+        return average_losses(stack_losses(losses), [*encoder_floats, *floats], axis_name), aux
 
     losses, pull_to_heads, aux = jax.vjp(score, heads_floats, moving, has_aux=True)
     jac = SharedEncoder(
