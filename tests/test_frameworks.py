@@ -74,10 +74,11 @@ def test_flax_nnx_optimizer(tx):
     class Network(flax.nnx.Module):
         def __init__(self, rngs):
             self.trunk = flax.nnx.Linear(6, 16, rngs=rngs)
-            self.head = flax.nnx.Linear(16, 2, rngs=rngs)
+            self.left, self.right = (flax.nnx.Linear(16, 1, rngs=rngs) for _ in range(2))
 
         def __call__(self, x):
-            return self.head(jax.nn.relu(self.trunk(x))).T
+            hidden = jax.nn.relu(self.trunk(x))
+            return jnp.stack([self.left(hidden)[:, 0], self.right(hidden)[:, 0]])
 
     model = Network(flax.nnx.Rngs(0))
     optimizer = flax.nnx.Optimizer(model, tx, wrt=flax.nnx.Param)
@@ -114,18 +115,24 @@ def test_haiku(tx):
 
 
 def test_equinox(tx):
-    keys = jax.random.split(jax.random.key(0), 2)
-    model = (equinox.nn.Linear(6, 16, key=keys[0]), equinox.nn.Linear(16, 2, key=keys[1]))
+    class Network(equinox.Module):
+        trunk: equinox.nn.Linear
+        heads: list[equinox.nn.Linear]
+
+        def __call__(self, x):
+            hidden = jax.nn.relu(self.trunk(x))
+            return jnp.concatenate([head(hidden) for head in self.heads])
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    heads = [equinox.nn.Linear(16, 1, key=key) for key in keys[1:]]
+    model = Network(equinox.nn.Linear(6, 16, key=keys[0]), heads)
 
     @equinox.filter_jit
     def step(state):
         model, opt_state = state
         params, static = equinox.partition(model, equinox.is_inexact_array)
 
-        def losses_fn(params):
-            trunk, head = equinox.combine(params, static)
-            return losses_of(jax.vmap(lambda x: head(jax.nn.relu(trunk(x))))(X).T)
-
+        losses_fn = lambda params: losses_of(jax.vmap(equinox.combine(params, static))(X).T)
         losses, task_grads = mtl.task_value_and_grad(losses_fn)(params)
         updates, opt_state = tx.update(task_grads, opt_state, params)
         return (equinox.apply_updates(model, updates), opt_state), losses
@@ -137,12 +144,12 @@ def test_equinox(tx):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_plain_jax_scanned(tx, dtype):
-    params = {"trunk": RNG.standard_normal((6, 16)) * 0.4, "head": RNG.standard_normal((16, 2)) * 0.3}
+    params = {"trunk": RNG.standard_normal((6, 16)) * 0.4, "heads": list(RNG.standard_normal((2, 16)) * 0.3)}
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
 
     def losses_fn(params):
         hidden = jax.nn.relu(X.astype(dtype) @ params["trunk"])
-        return losses_of((hidden @ params["head"]).T.astype(jnp.float32))
+        return losses_of(jnp.stack([hidden @ head for head in params["heads"]]).astype(jnp.float32))
 
     def step(state, _):
         params, opt_state = state

@@ -7,7 +7,6 @@ import numpy as np
 import optax
 import pytest
 from cases import draw
-from optax.experimental import aggregating
 
 import mtlgrad_jax as mtl
 
@@ -73,6 +72,7 @@ def test_first_in_a_chain_with_any_optimizer(factory):
 
 @pytest.mark.standard_promotion
 def test_runs_in_optax_aggregating_process(factory):
+    aggregating = pytest.importorskip("optax.experimental.aggregating")  # since optax 0.2.7
     tx = aggregating.process(optax.identity(), factory(3), optax.adam(1e-2))
     plain = optax.chain(factory(3), optax.adam(1e-2))
     task_grads = stack(rows())
