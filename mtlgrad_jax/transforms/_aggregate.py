@@ -41,7 +41,7 @@ def aggregate(
 ) -> optax.GradientTransformationExtraArgs:
     """Turn a weighting into an Optax transformation that maps stacked task gradients to one update.
 
-    It comes first in an `optax.chain`; what follows sees an ordinary gradient.
+    It comes first in an `optax.chain`, behind `clip_task_norms` at most; what follows sees an ordinary gradient.
 
     u = Jᵀw,  w = weighting(JJᵀ)
 
