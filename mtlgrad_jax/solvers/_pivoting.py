@@ -13,16 +13,12 @@ from jax import lax
 from mtlgrad_jax.solvers import _restricted
 from mtlgrad_jax.solvers._full_precision import dot
 
-PATIENCE = 3  # full exchanges without fewer violations before giving up
-
 
 class _Pivot(NamedTuple):
     free: jax.Array  # (n,) bool
     x: jax.Array  # (n,)
-    violated: jax.Array  # (n,) bool
-    resolved: jax.Array  # () bool, the equations on `free` hold to rounding
-    fewest: jax.Array  # () int32, smallest number of violations so far
-    patience: jax.Array  # () int32
+    violated: jax.Array  # (n,) bool, on the wrong side: x < 0 where free, slope < 0 elsewhere
+    unsolved: jax.Array  # (n,) bool, free and its equation does not hold to rounding
     num_steps: jax.Array  # () int32
 
 
@@ -36,38 +32,30 @@ def solve(quadratic: jax.Array, linear: jax.Array) -> tuple[jax.Array, jax.Array
     Returns:
       x ≥ 0, whether it satisfies the optimality conditions to rounding, and the number of steps.
     """
+    n = linear.shape[0]
     rho = 8 * jnp.finfo(quadratic.dtype).eps.item()
-    zero = jnp.zeros_like(linear)
+    max_steps = 6 + 2 * n.bit_length()  # about twice what full rank was seen to need; else it is a cycle
 
     def exchange(pivot):
         free = pivot.free ^ pivot.violated
-        x = _restricted.minimize(quadratic, linear, free, zero, rho)
+        x = _restricted.minimize(quadratic, linear, free, None, rho)
         x = jnp.where(jnp.isfinite(x), x, -1)  # no factor: every coordinate counts as violated
         slope = dot(quadratic, x) + linear
         rounding = _restricted.rounding_error(quadratic, linear, x)
-        count = jnp.sum(pivot.violated, dtype=jnp.int32)
         return _Pivot(
             free=free,
             x=x,
             violated=jnp.where(free, x < 0, slope < -8 * rounding),
-            resolved=jnp.all(~free | (jnp.abs(slope) <= 4 * rounding)),
-            fewest=jnp.minimum(count, pivot.fewest),
-            patience=jnp.where(count < pivot.fewest, PATIENCE, pivot.patience - 1),
+            unsolved=free & (jnp.abs(slope) > 4 * rounding),
             num_steps=pivot.num_steps + 1,
         )
 
     def unfinished(pivot):
-        return jnp.any(pivot.violated) & (pivot.patience > 0)
+        return jnp.any(pivot.violated) & (pivot.num_steps < max_steps)
 
+    zero = jnp.zeros_like(linear)
+    never = linear > jnp.inf
     none = jnp.sum(zero).astype(jnp.int32)  # varies over a mesh as the input does
-    start = _Pivot(
-        free=linear > jnp.inf,
-        x=zero,
-        violated=linear < 0,
-        resolved=none == 0,
-        fewest=none + linear.shape[0] + 1,
-        patience=none + PATIENCE,
-        num_steps=none,
-    )
+    start = _Pivot(free=never, x=zero, violated=linear < 0, unsolved=never, num_steps=none)
     end = lax.while_loop(unfinished, exchange, start)
-    return jnp.maximum(end.x, 0), end.resolved & ~jnp.any(end.violated), end.num_steps
+    return jnp.maximum(end.x, 0), ~jnp.any(end.violated | end.unsolved), end.num_steps

@@ -2,12 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import linalg
 
 from mtlgrad_jax.solvers._full_precision import dot
 
 
-def minimize(quadratic: jax.Array, linear: jax.Array, free: jax.Array, start: jax.Array, rho: float) -> jax.Array:
+def minimize(
+    quadratic: jax.Array, linear: jax.Array, free: jax.Array, start: jax.Array | None, rho: float
+) -> jax.Array:
     """Minimise ½xᵀQx + cᵀx over x with x = 0 outside `free`, by two proximal Newton steps.
 
     A step minimises ½xᵀQx + cᵀx + ½ρ‖x − previous‖². With ρ a few rounding units the factor exists
@@ -17,15 +20,16 @@ def minimize(quadratic: jax.Array, linear: jax.Array, free: jax.Array, start: ja
       quadratic: Q, shape `(n, n)`, positive semi-definite, diagonal of order one.
       linear: c, shape `(n,)`.
       free: Boolean, shape `(n,)`.
-      start: Shape `(n,)`, zero outside `free`.
+      start: Shape `(n,)`, zero outside `free`; None stands for zero.
       rho: ρ.
 
     Returns:
       x, shape `(n,)`; not finite if there is no factor.
     """
     mask = free.astype(quadratic.dtype)
-    matrix = quadratic * mask[:, None] * mask[None, :] + jnp.diag(rho * mask + (1 - mask))
-    factor = linalg.cholesky(matrix, symmetrize_input=False)
+    diagonal = jnp.where(np.eye(mask.size, dtype=bool), (rho * mask + (1 - mask))[None, :], 0)
+    matrix = quadratic * mask[:, None] * mask[None, :] + diagonal
+    factor = linalg.cholesky(matrix.T, symmetrize_input=False)  # LAPACK's layout of a symmetric matrix: no copy
 
     def solve(rhs):
         column = (rhs * mask)[:, None]
@@ -33,7 +37,7 @@ def minimize(quadratic: jax.Array, linear: jax.Array, free: jax.Array, start: ja
         column = linalg.triangular_solve(factor, column, left_side=True, lower=True, transpose_a=True)
         return column[:, 0]
 
-    x = start - solve(dot(quadratic, start) + linear)
+    x = -solve(linear) if start is None else start - solve(dot(quadratic, start) + linear)
     return x - solve(dot(quadratic, x) + linear)
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
 
@@ -34,5 +35,4 @@ def normalize_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     norms = row_norms(matrix)
     inverse = reciprocal(norms)
     scaled = matrix * inverse[:, None] * inverse[None, :]
-    diagonal = jnp.eye(matrix.shape[0], dtype=bool)
-    return jnp.where(diagonal, jnp.ones((), matrix.dtype), scaled), norms
+    return jnp.where(np.eye(matrix.shape[0], dtype=bool), jnp.ones((), matrix.dtype), scaled), norms

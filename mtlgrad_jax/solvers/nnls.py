@@ -45,15 +45,13 @@ def nnls(quadratic: jax.Array, linear: jax.Array) -> Solution:
     correlation, lengths = normalize_rows(safe)
     inverse = reciprocal(lengths)
     pull = target * inverse
-    strength = jnp.max(jnp.abs(pull))
-    pull = pull * reciprocal(strength)
     if linear.shape[0] == 1:
         x, num_steps = jnp.maximum(-pull, 0), jnp.zeros((), jnp.int32)
     elif linear.shape[0] == 2:
         x, num_steps = _pair(correlation[0, 1], pull), jnp.zeros((), jnp.int32)
     else:
         x, num_steps = _exact.solve(correlation, pull)
-    x = x * strength * inverse
+    x = x * inverse
     gap = nnls_gap(safe, target, x)
     return Solution(jnp.where(finite, x, jnp.nan), jnp.where(finite, gap, jnp.inf), num_steps)
 

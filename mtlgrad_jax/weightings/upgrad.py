@@ -1,12 +1,17 @@
 """UPGrad: every gradient is freed of its conflicts, then they are added."""
 
+from functools import partial
+
 import jax
+from jax import lax
 from jax.typing import ArrayLike
 
 from mtlgrad_jax.solvers import nnls
 from mtlgrad_jax.solvers._full_precision import dot
 from mtlgrad_jax.typing import Gram, Weights
 from mtlgrad_jax.weightings import _preference
+
+CACHED = 24  # programs; from here on a CPU solves them faster one by one, each in as many steps as it needs
 
 
 def upgrad(gram: Gram, *, preference: ArrayLike | None = None) -> Weights:
@@ -39,5 +44,13 @@ def upgrad(gram: Gram, *, preference: ArrayLike | None = None) -> Weights:
       Quinton & Rey, "Jacobian descent for multi-objective optimization", arXiv 2406.16232, (4).
     """
     p = _preference.resolve(preference, gram)
-    repairs = jax.vmap(lambda column: nnls(gram, column).x, in_axes=1, out_axes=1)(gram)
-    return p + dot(repairs, p)
+    return p + dot(p, _repairs(gram))
+
+
+def _repairs(gram):
+    """Return xᵢ in row i: all programs at once, or one by one where a core's cache holds one and not all."""
+    repair = lambda row: nnls(gram, row).x
+    together, one_by_one = jax.vmap(repair), partial(lax.map, repair)
+    if gram.shape[0] < CACHED:
+        return together(gram)
+    return lax.platform_dependent(gram, cpu=one_by_one, default=together)
