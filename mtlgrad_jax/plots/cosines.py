@@ -40,7 +40,7 @@ def cosines(gram: Gram, *, tasks: Sequence[str] | None = None, ax: Axes | None =
     ax = axes_for(ax, side, width=side + 1.0)
     ax.spines[:].set_visible(False)
     picture = ax.imshow(values, cmap=COSINES, vmin=-1, vmax=1)
-    ax.figure.colorbar(picture, ax=ax, shrink=0.85, label="cosine (below zero: they oppose each other)")
+    ax.figure.colorbar(picture, ax=ax, shrink=0.85, label="cosine (below 0: opposed)")
     if len(values) <= MOST_NUMBERS:
         for (row, column), value in np.ndenumerate(values):
             colour = "white" if abs(value) > 0.7 else "black"
