@@ -12,6 +12,9 @@ from mtlgrad_jax.jacobians._losses import check_chunk_size, is_inexact, loss_vec
 from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
+_WANTED = "expected stacked task gradients with leaves (T, *param_shape)"
+_ADVICE = "stack one gradient per task along a new leading axis, as mtl.task_value_and_grad does"
+
 
 class Stacked(NamedTuple):
     """Stacked task gradients behind the interface of `typing.Jacobian`.
@@ -90,27 +93,44 @@ def count_tasks(task_grads: PyTree, *, expected: int | None = None, params: PyTr
       >>> mtl.jacobians.stacked.count_tasks({"w": jnp.ones((3, 2)), "b": jnp.ones(3)})
       3
     """
-    wanted = "expected stacked task gradients with leaves (T, *param_shape)"
-    advice = "stack one gradient per task along a new leading axis, as mtl.task_value_and_grad does"
     leaves = [leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)]
     if not leaves:
-        raise ValueError(f"{wanted}, got a tree without floating-point leaves: {shapes(task_grads)}; {advice}.")
+        raise ValueError(f"{_WANTED}, got a tree without floating-point leaves: {shapes(task_grads)}; {_ADVICE}.")
+    pairs = _shapes_beside(task_grads, params)
+    if pairs and all(shape == own for shape, own in pairs):
+        raise ValueError(
+            f"{_WANTED}, got the parameters' own shapes {shapes(task_grads)}; {_ADVICE}, put the aggregation first in "
+            "optax.chain, and use mtl.accumulate in place of optax.MultiSteps."
+        )
     lengths = {jnp.shape(leaf)[:1] for leaf in leaves}
     if len(lengths) > 1 or () in lengths:
-        raise ValueError(f"{wanted} of one and the same T, got {shapes(task_grads)}; {advice}.")
+        raise ValueError(f"{_WANTED} of one and the same T, got {shapes(task_grads)}; {_ADVICE}.")
     ((num_tasks,),) = lengths
     if num_tasks == 0:
-        raise ValueError(f"{wanted} for at least one task, got {shapes(task_grads)}; {advice}.")
+        raise ValueError(f"{_WANTED} for at least one task, got {shapes(task_grads)}; {_ADVICE}.")
+    for shape, own in pairs:
+        if shape != (num_tasks, *own):
+            hint = ", and put optax.flatten around what follows the aggregation" if _is_flattened(pairs) else ""
+            raise ValueError(
+                f"{_WANTED}, got {shape} for a parameter of shape {own} in {shapes(task_grads)}; {_ADVICE}{hint}."
+            )
     if expected is not None and num_tasks != expected:
-        raise ValueError(f"{wanted} for num_tasks={expected}, got T={num_tasks} in {shapes(task_grads)}; {advice}.")
-    if params is not None and jax.tree.structure(params) == jax.tree.structure(task_grads):
-        for leaf, param in zip(jax.tree.leaves(task_grads), jax.tree.leaves(params), strict=True):
-            if is_inexact(leaf) and jnp.shape(leaf) != (num_tasks, *jnp.shape(param)):
-                raise ValueError(
-                    f"{wanted}, got {jnp.shape(leaf)} for a parameter of shape {jnp.shape(param)} in "
-                    f"{shapes(task_grads)}; {advice}."
-                )
+        raise ValueError(f"{_WANTED} for num_tasks={expected}, got T={num_tasks} in {shapes(task_grads)}; {_ADVICE}.")
     return num_tasks
+
+
+def _shapes_beside(task_grads, params):
+    """Return the shape of every floating-point leaf beside that of its parameter; nothing for another tree."""
+    if params is None or jax.tree.structure(params) != jax.tree.structure(task_grads):
+        return []
+    pairs = zip(jax.tree.leaves(task_grads), jax.tree.leaves(params), strict=True)
+    return [(jnp.shape(leaf), jnp.shape(param)) for leaf, param in pairs if is_inexact(leaf)]
+
+
+def _is_flattened(pairs):
+    """Whether T gradients and their parameters were each made one vector, as `optax.flatten` does."""
+    ((shape, own),) = pairs if len(pairs) == 1 else [((), ())]
+    return len(shape) == len(own) == 1 and own[0] > 0 and shape[0] % own[0] == 0
 
 
 def gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None = None) -> Gram:

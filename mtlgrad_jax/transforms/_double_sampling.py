@@ -40,6 +40,7 @@ def build_double_sampling(
                 "expected the stacked gradients of a second, independent batch at the same parameters, got none; "
                 "pass tx.update(task_grads, state, params, second_task_grads=second_task_grads)."
             )
+        stacked.count_tasks(updates, params=params)
         rows = _mean(updates, second_task_grads) if third_task_grads is None else third_task_grads
         cross_gram = _cross_gram(updates, second_task_grads, axis_name)
         return inner.update(rows, state, params, cross_gram=cross_gram, **extra_args)

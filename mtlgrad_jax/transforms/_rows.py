@@ -7,7 +7,7 @@ from jax import lax
 
 from mtlgrad_jax._powers_of_two import scale_by_power_of_two
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.jacobians._contraction import at_least_single, contract, widest
+from mtlgrad_jax.jacobians._contraction import at_least_single, contract, map_parts, widest
 from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
 from mtlgrad_jax.transforms import _nonfinite
 from mtlgrad_jax.transforms._aggregate import Aggregator, check_options, empty_record, record
@@ -92,9 +92,14 @@ def move_towards(memory: PyTree, rows: PyTree, share: jax.Array | float) -> PyTr
     def move(old, new):
         if not jnp.issubdtype(new.dtype, jnp.inexact):
             return old
-        return old + jnp.asarray(share, old.real.dtype) * (new.astype(old.dtype) - old)
+        return old + times(share, new.astype(old.dtype) - old)
 
     return jax.tree.map(move, memory, rows)
+
+
+def times(share: jax.Array | float, leaf: jax.Array) -> jax.Array:
+    """Multiply a leaf by a real number, a complex one part by part: 0·(∞ + i) has no NaN in its imaginary part."""
+    return map_parts(lambda part: jnp.asarray(share, part.dtype) * part, leaf)
 
 
 def cast_like(tree: PyTree, example: PyTree) -> PyTree:

@@ -8,8 +8,9 @@ import optax
 from jax import lax
 
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.jacobians._contraction import at_least_single
+from mtlgrad_jax.jacobians._contraction import at_least_single, map_parts
 from mtlgrad_jax.jacobians._losses import is_inexact
+from mtlgrad_jax.transforms._rows import times
 from mtlgrad_jax.typing import PyTree
 
 MISSING = ("mean", "zero")
@@ -127,7 +128,7 @@ def _average(old, new, share):
     if not is_inexact(old):
         return old
     share = share.reshape(share.shape + (1,) * (old.ndim - 1)).astype(old.real.dtype)
-    return (1 - share) * old + share * jnp.where(share > 0, new.astype(old.dtype), 0)
+    return times(1 - share, old) + times(share, jnp.where(share > 0, new.astype(old.dtype), 0))
 
 
 def _fill(mean, present, missing):
@@ -136,4 +137,5 @@ def _fill(mean, present, missing):
         return mean
     present = present.reshape(present.shape + (1,) * (mean.ndim - 1))
     number = jnp.maximum(jnp.sum(present, axis=0, keepdims=True), 1).astype(mean.real.dtype)
-    return jnp.where(present, mean, jnp.sum(jnp.where(present, mean, 0), axis=0, keepdims=True) / number)
+    total = jnp.sum(jnp.where(present, mean, 0), axis=0, keepdims=True)
+    return jnp.where(present, mean, map_parts(lambda part: part / number, total))

@@ -9,7 +9,7 @@ from jax import lax
 
 from mtlgrad_jax._powers_of_two import exponent_of
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.transforms._rows import build_rows, inner_products, move_towards, scale_tree, zeros_like_rows
+from mtlgrad_jax.transforms._rows import build_rows, inner_products, move_towards, scale_tree, times, zeros_like_rows
 from mtlgrad_jax.typing import PyTree, RowMethod
 
 
@@ -95,4 +95,4 @@ def _largest(tree, axis_name):
 def _subtract(leaf, share, other):
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
-    return (leaf.astype(other.dtype) - share.astype(other.real.dtype) * other).astype(leaf.dtype)
+    return (leaf.astype(other.dtype) - times(share, other)).astype(leaf.dtype)

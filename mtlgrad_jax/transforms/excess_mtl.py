@@ -16,7 +16,7 @@ from mtlgrad_jax.typing import PyTree, RowMethod
 class ExcessMtlState(NamedTuple):
     """What `excess_mtl` remembers; as much memory as T gradients."""
 
-    roots: PyTree  # leaves (T, *param_shape), √Σ g² over the steps
+    roots: PyTree  # leaves (T, *param_shape), √Σ|g|² over the steps
     log_weights: jax.Array  # (T,)
     initial_excess: jax.Array  # (T,)
     started: jax.Array  # () bool
@@ -66,7 +66,7 @@ def excess_mtl(
 
     def init(num_tasks, params):
         return ExcessMtlState(
-            roots=zeros_like_rows(params, num_tasks),
+            roots=jax.tree.map(lambda leaf: leaf.real, zeros_like_rows(params, num_tasks)),
             log_weights=jnp.zeros(num_tasks),
             initial_excess=jnp.zeros(num_tasks),
             started=jnp.zeros((), bool),

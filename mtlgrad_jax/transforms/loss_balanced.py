@@ -9,7 +9,7 @@ import optax
 from mtlgrad_jax import weightings
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.jacobians._contraction import at_least_single
-from mtlgrad_jax.transforms._rows import build_rows, cast_like, move_towards, zeros_like_rows
+from mtlgrad_jax.transforms._rows import build_rows, cast_like, move_towards, times, zeros_like_rows
 from mtlgrad_jax.typing import PyTree, RowMethod
 
 
@@ -80,6 +80,6 @@ def _divide(task_grads, inverse):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
         wide = leaf.astype(at_least_single(leaf.dtype))
-        return wide * inverse.astype(wide.real.dtype).reshape(inverse.shape + (1,) * (leaf.ndim - 1))
+        return times(inverse.reshape(inverse.shape + (1,) * (leaf.ndim - 1)), wide)
 
     return jax.tree.map(divide, task_grads)

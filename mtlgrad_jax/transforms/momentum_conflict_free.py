@@ -8,9 +8,11 @@ import optax
 
 from mtlgrad_jax import weightings
 from mtlgrad_jax.jacobians import stacked
+from mtlgrad_jax.jacobians._contraction import map_parts
+from mtlgrad_jax.jacobians._losses import is_inexact, shapes
 from mtlgrad_jax.solvers.certificates import conflict_gap
 from mtlgrad_jax.transforms._aggregate import check_options, empty_record, record
-from mtlgrad_jax.transforms._rows import cast_like, choose, zeros_like_rows
+from mtlgrad_jax.transforms._rows import cast_like, choose, times, zeros_like_rows
 from mtlgrad_jax.typing import PyTree, RowMethod
 
 
@@ -124,24 +126,25 @@ def _precondition(direction, memory, b1, b2, eps):
     num_steps = memory.num_steps + 1
     t = num_steps.astype(jnp.float32)
     unbiased, correction = 1 - b1**t, jnp.maximum(1 - b2**t, 1 - b2)  # at t = 1 the difference is mostly rounding
-    combined = jax.tree.map(lambda d: d * unbiased.astype(d.real.dtype), direction)
+    combined = jax.tree.map(lambda d: times(unbiased, d), direction)
     squares = jax.tree.map(
-        lambda v, new, old: b2 * v + (1 - b2) * jnp.abs((new - b1 * old) / (1 - b1)) ** 2,
+        lambda v, new, old: b2 * v + (1 - b2) * jnp.abs((new - times(b1, old)) / (1 - b1)) ** 2,
         memory.squares,
         combined,
         memory.combined,
     )
-    scaled = jax.tree.map(lambda d, v: d / (jnp.sqrt(v / correction.astype(v.dtype)) + eps), direction, squares)
+    roots = jax.tree.map(lambda v: jnp.sqrt(v / correction.astype(v.dtype)) + eps, squares)
+    scaled = jax.tree.map(lambda d, root: map_parts(lambda part: part / root, d), direction, roots)
     return scaled, memory._replace(combined=combined, squares=squares, num_steps=num_steps)
 
 
 def _check_shapes(updates, momenta):
-    for leaf, rows in zip(jax.tree.leaves(updates), jax.tree.leaves(momenta), strict=True):
-        if jnp.shape(leaf) != rows.shape[1:]:
-            raise ValueError(
-                f"momentum_conflict_free expected the plain gradient of one task, a leaf of shape {rows.shape[1:]}, "
-                f"got {jnp.shape(leaf)}; pass jax.grad of one loss, not stacked gradients."
-            )
+    leaves, expected = jax.tree.leaves(updates), [rows.shape[1:] for rows in jax.tree.leaves(momenta)]
+    if [jnp.shape(leaf) for leaf in leaves] != expected or not any(map(is_inexact, leaves)):
+        raise ValueError(
+            f"momentum_conflict_free expected the plain gradient of one task, floating leaves of shapes {expected}, "
+            f"got {shapes(updates)}; pass jax.grad of one loss, not stacked gradients."
+        )
 
 
 def _all_finite(tree, axis_name):
@@ -153,9 +156,10 @@ def _move_row(momentum, gradient, seen, share):
     if not jnp.issubdtype(gradient.dtype, jnp.inexact):
         return momentum
     mask = seen.reshape(seen.shape + (1,) * gradient.ndim) > 0
-    return jnp.where(mask, momentum + share * (gradient.astype(momentum.dtype)[None] - momentum), momentum)
+    return jnp.where(mask, momentum + times(share, gradient.astype(momentum.dtype)[None] - momentum), momentum)
 
 
 def _unbias(momentum, counts, b1):
     counts = counts.astype(momentum.real.dtype).reshape(counts.shape + (1,) * (momentum.ndim - 1))
-    return momentum / jnp.where(counts > 0, 1 - b1**counts, 1)
+    seen = jnp.where(counts > 0, 1 - b1**counts, 1)
+    return map_parts(lambda part: part / seen, momentum)

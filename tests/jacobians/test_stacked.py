@@ -40,7 +40,7 @@ def test_half_precision_is_accumulated_in_single(dtype):
     gram = stacked.gram(task_grads)
     rows = rows_of(task_grads)
     assert gram.dtype == jnp.float32
-    np.testing.assert_allclose(gram, rows @ rows.T, rtol=1e-6, atol=1e-6 * (rows**2).sum(axis=1).max())
+    np.testing.assert_allclose(gram, rows @ rows.T, rtol=1e-5, atol=1e-6 * (rows**2).sum(axis=1).max())
     update = stacked.combine(task_grads, jnp.array([0.25, 0.5, 0.25]))
     assert update["w"].dtype == dtype
     expected = (np.array([0.25, 0.5, 0.25]) @ rows).astype(dtype)
@@ -181,9 +181,12 @@ def test_a_wrong_task_axis_is_named_with_its_shapes(task_grads, sentence):
 
 def test_expected_and_parameter_shapes_are_compared():
     params = {"w": jnp.ones((4, 3)), "b": jnp.ones(4)}
-    plain_gradient = {"w": jnp.ones((4, 3)), "b": jnp.ones(4)}
-    with pytest.raises(ValueError, match=r"got \(4,\) for a parameter of shape \(4,\)"):
-        mtl.mgda().update(plain_gradient, mtl.mgda().init(params), params)
+    for task_grads, sentence in (
+        (params, r"the parameters' own shapes .*\['b'\]: float32\(4,\).*first in optax.chain, and use mtl.accumulate"),
+        ({"w": jnp.ones((3, 4, 3)), "b": jnp.ones((3, 5))}, r"got \(3, 5\) for a parameter of shape \(4,\)"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            mtl.mgda().update(task_grads, mtl.mgda().init(params), params)
     tx = mtl.mgda(num_tasks=3)
     with pytest.raises(ValueError, match=r"for num_tasks=3, got T=2 in \{array: float32\(2, 5\)\}"):
         tx.update(jnp.ones((2, 5)), tx.init(jnp.ones(5)))

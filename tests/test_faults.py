@@ -1,0 +1,196 @@
+"""Half precision, loss scales, gradients that break, tasks that come and go: what the parameters do, step by step."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import draw
+
+import mtlgrad_jax as mtl
+
+FACTORIES = {"mgda": mtl.mgda, "primary_aux": mtl.primary_aux, "upgrad": mtl.upgrad}
+NUM_TASKS, NUM_STEPS = 3, 100
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((32, 6)).astype(np.float32)
+Y = np.stack([np.sin(X[:, 0]), X[:, 1] * X[:, 2], np.tanh(X[:, 3] + X[:, 0])], axis=1)
+START = {"trunk": RNG.standard_normal((6, 16)) * 0.4, "heads": RNG.standard_normal((16, NUM_TASKS)) * 0.3}
+
+
+def network_losses(params):
+    x = jnp.asarray(X, params["trunk"].dtype)
+    outputs = jax.nn.relu(x @ params["trunk"]) @ params["heads"]
+    return jnp.mean((outputs.astype(jnp.float32) - jnp.asarray(Y)) ** 2, axis=0)
+
+
+@functools.cache
+def training(name, dtype):
+    """Return a jitted run in which losses are scaled, overflowing steps skipped and, if so told, the scale adapted.
+
+    The gradients that the method sees, and the parameters, are of the half-precision type from end to end.
+    """
+    tx = FACTORIES[name](NUM_TASKS, nonfinite="skip")
+
+    def step(carry, _):
+        params, state, scale, halve = carry
+        losses, task_grads = mtl.task_value_and_grad(lambda params: network_losses(params) * scale)(params)
+        updates, new = tx.update(task_grads, state, params)
+        skipped = jnp.any(new.num_nonfinite > state.num_nonfinite)
+        updates = jax.tree.map(lambda u: (-0.1 * u.astype(jnp.float32) / scale).astype(u.dtype), updates)
+        params = optax.apply_updates(params, updates)
+        next_scale = jnp.where(halve & skipped, scale / 2, scale)
+        return (params, new, next_scale, halve), (losses / scale, new.weights, skipped, task_grads)
+
+    @jax.jit
+    def train(scale, halve):
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), START)
+        (params, *_), history = jax.lax.scan(step, (params, tx.init(params), scale, halve), length=NUM_STEPS)
+        return params, history
+
+    return lambda scale, halve=False: train(jnp.asarray(scale, jnp.float32), jnp.asarray(halve))
+
+
+HALF = [("mgda", "bfloat16"), ("mgda", "float16"), ("upgrad", "float16")]
+
+
+@pytest.mark.parametrize(("name", "dtype"), HALF)
+def test_half_precision_end_to_end_learns_every_task(name, dtype):
+    params, (losses, _, skipped, task_grads) = training(name, dtype)(1.0)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((params, task_grads))} == {dtype}
+    assert not np.any(skipped)
+    assert np.all(losses[-1] < 0.7 * losses[0]), losses[-1] / losses[0]
+
+
+@pytest.mark.parametrize(("name", "dtype"), HALF)
+def test_a_constant_loss_scale_does_not_move_the_weights_or_the_path(name, dtype):
+    """A power of two, bit for bit where the type has room for it; float16 loses small numbers below 2⁻¹⁴."""
+    expected, scaled = training(name, dtype)(1.0), training(name, dtype)(2.0**8)
+    if dtype == "bfloat16":
+        chex.assert_trees_all_equal(expected[0], scaled[0])
+        chex.assert_trees_all_equal(expected[1][:3], scaled[1][:3])
+    else:
+        np.testing.assert_allclose(scaled[1][1][0], expected[1][1][0], rtol=1e-2, atol=1e-2)
+        np.testing.assert_allclose(scaled[1][0][-1], expected[1][0][-1], rtol=0.1)
+
+
+@pytest.mark.parametrize("name", ["mgda", "upgrad"])
+def test_a_step_that_overflows_is_skipped_until_the_scale_fits(name):
+    _, (losses, _, skipped, _) = training(name, "float16")(2.0**24, halve=True)
+    num_skipped = int(np.sum(skipped))
+    assert 3 < num_skipped < 20 and np.all(skipped[:num_skipped])
+    assert not np.any(skipped[num_skipped:])
+    assert np.all(losses[-1] < 0.7 * losses[0]), losses[-1] / losses[0]
+
+
+HESSIANS = np.stack([np.diag([1.0, 0.3, 0.6]), np.diag([0.4, 1.0, 0.2]), np.diag([0.5, 0.5, 1.0])]).astype(np.float32)
+BOWLS = {"w": np.array([2.0, -1.5], np.float32), "b": np.float32(1.0)}
+
+
+def row_of(params):
+    return jnp.concatenate([params["w"], params["b"][None]])
+
+
+@functools.cache
+def faulty_training(policy):
+    """Return a jitted run on three bowls with one bottom, from what is added to each gradient of each step."""
+    tx = optax.chain(mtl.mgda(NUM_TASKS, nonfinite=policy), optax.scale(-0.2))
+
+    def step(carry, faults):
+        params, state = carry
+        rows = jnp.asarray(HESSIANS) @ row_of(params)
+        task_grads = {"w": rows[:, :2] + faults["w"], "b": rows[:, 2] + faults["b"]}
+        updates, state = tx.update(task_grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), row_of(params)
+
+    @jax.jit
+    def train(faults):
+        params = jax.tree.map(jnp.asarray, BOWLS)
+        (_, state), path = jax.lax.scan(step, (params, tx.init(params)), faults)
+        return state[0], path
+
+    return train
+
+
+def faults_at(value, steps, tasks, leaves):
+    faults = {"w": np.zeros((NUM_STEPS, NUM_TASKS, 2), np.float32), "b": np.zeros((NUM_STEPS, NUM_TASKS), np.float32)}
+    for leaf in leaves:
+        faults[leaf][np.ix_(steps, tasks)] = value
+    return faults
+
+
+WHERE = {"one task": ([1], "wb"), "all tasks": ([0, 1, 2], "wb"), "one leaf": ([1], "b")}
+STEPS = np.arange(5, NUM_STEPS, 3)
+
+
+def losses_at(position):
+    return np.einsum("i,tij,j->t", position, HESSIANS, position) / 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", WHERE)
+def test_a_hundred_steps_with_faults_under_each_policy(where, value):
+    tasks, leaves = WHERE[where]
+    faults = faults_at(value, STEPS, tasks, leaves)
+    counts = np.isin(np.arange(NUM_TASKS), tasks) * len(STEPS)
+
+    state, path = faulty_training("propagate")(faults)
+    assert np.all(np.isfinite(path[: STEPS[0]])) and np.all(np.isnan(path[STEPS[0] :]).any(axis=1))
+    assert state.gap == np.inf
+
+    _, clean = faulty_training("skip")(faults_at(0, STEPS, tasks, leaves))
+    state, path = faulty_training("skip")(faults)
+    np.testing.assert_array_equal(path[-1], clean[NUM_STEPS - 1 - len(STEPS)])
+    np.testing.assert_array_equal(path[STEPS], path[STEPS - 1])
+    np.testing.assert_array_equal(state.num_nonfinite, counts)
+
+    state, path = faulty_training("drop_task")(faults)
+    np.testing.assert_array_equal(state.num_nonfinite, counts)
+    assert np.all(losses_at(path[-1]) < 1e-3 * losses_at(row_of(BOWLS)))
+    moved = np.any(path[STEPS] != path[STEPS - 1], axis=1)
+    assert not np.any(moved) if where == "all tasks" else moved[0]
+
+
+def test_a_task_that_never_has_a_gradient_leaves_the_others_their_training():
+    state, path = faulty_training("drop_task")(faults_at(np.nan, np.arange(NUM_STEPS), [1], "wb"))
+    assert np.all(losses_at(path[-1]) < 1e-3 * losses_at(row_of(BOWLS)))
+    assert state.weights[1] == 0
+    np.testing.assert_array_equal(state.num_nonfinite, [0, NUM_STEPS, 0])
+
+
+def subsets(num_tasks):
+    masks = (np.arange(1, 2**num_tasks)[:, None] >> np.arange(num_tasks)) % 2
+    return masks.astype(bool)
+
+
+def test_tasks_come_and_go_in_one_program():
+    """A row of NaN is a task that is absent, a row of zeros one that has arrived."""
+    rows = draw("gaussian", 4)[:, :6]
+    tx, primary = mtl.mgda(nonfinite="drop_task"), mtl.primary_aux()
+    step, primary_step = (jax.jit(lambda rows, tx=tx: tx.update(rows, tx.init(None))[0]) for tx in (tx, primary))
+    for present in subsets(4):
+        others = np.where(present[:, None], rows, rows[np.flatnonzero(present)[0]])  # the same hull
+        absent = np.where(present[:, None], rows, np.nan)
+        np.testing.assert_allclose(step(absent), step(others), rtol=1e-4, atol=1e-5)
+        zeroed = np.where(present[:, None], rows, 0)
+        assert np.all(present) or not np.any(step(zeroed))
+        agreeing = np.where(present[:, None], rows, rows[0])
+        expected = primary_step(agreeing) if present[0] else 0
+        np.testing.assert_allclose(primary_step(zeroed), expected, rtol=1e-4, atol=1e-5)
+    assert np.any(step(rows) != 0)
+    assert step._cache_size() == primary_step._cache_size() == 1
+
+
+@pytest.mark.parametrize(("name", "num_tasks"), [("mgda", 1), ("mgda", 256), ("primary_aux", 256), ("upgrad", 64)])
+def test_many_tasks(name, num_tasks):
+    task_grads = draw("spread_4", num_tasks)
+    tx = FACTORIES[name](num_tasks)
+    update, state = jax.jit(lambda rows: tx.update(rows, tx.init(None)))(task_grads)
+    rows, update = task_grads.astype(np.float64), np.asarray(update, np.float64)
+    assert state.gap < 1e-5
+    assert np.linalg.norm(update) > 0
+    slopes = rows @ update / (np.linalg.norm(rows, axis=1) * np.linalg.norm(update))
+    assert np.min(slopes) > -1e-5
