@@ -25,9 +25,9 @@ TRANSFORMATIONS = {
     if inspect.isfunction(value) and inspect.signature(value).return_annotation in KINDS
 }
 REQUIRED = {  # arguments without a default
-    "accumulate": {"transform": mtl.mgda(), "every_k": 1},
+    "accumulate": {"transform": mtl.mean(), "every_k": 1},
     "adam_relu_l2": {"learning_rate": 1.0},
-    "aggregate": {"weighting": mtl.weightings.mgda},
+    "aggregate": {"weighting": mtl.weightings.mean},
     "clip_task_norms": {"max_norm": 1.0},
     "constant": {"weights": (0.5, 1.0, 2.0)},
 }
