@@ -211,21 +211,27 @@ def combine(task_grads: PyTree, weights: Weights, *, keep: jax.Array | None = No
     """
 
     def combine_leaf(leaf):
-        if not is_inexact(leaf):
-            return jnp.zeros(jnp.shape(leaf)[1:], jnp.int32 if leaf.dtype == jax.dtypes.float0 else leaf.dtype)
-        wide = leaf.astype(at_least_single(leaf.dtype))
-        if keep is not None:
-            wide = jnp.where(keep.reshape(keep.shape + (1,) * (wide.ndim - 1)), wide, 0)
-        row = weights.astype(wide.dtype)
-        return lax.dot_general(
-            row,
-            wide,
-            (((0,), (0,)), ((), ())),
-            precision=lax.Precision.HIGHEST,
-            out_sharding=explicit_sharding(wide, tuple(range(1, wide.ndim))),
-        ).astype(leaf.dtype)
+        if is_inexact(leaf):
+            return _weighted_sum(leaf, weights, keep)
+        return jnp.zeros(jnp.shape(leaf)[1:], jnp.int32 if leaf.dtype == jax.dtypes.float0 else leaf.dtype)
 
     return jax.tree.map(combine_leaf, task_grads)
+
+
+@jax.jit
+def _weighted_sum(leaf, weights, keep):
+    # TPUs merge products that share w, and send one of two leaves that are split differently around for that.
+    leaf, weights = lax.optimization_barrier((leaf, weights))
+    wide = leaf.astype(at_least_single(leaf.dtype))
+    if keep is not None:
+        wide = jnp.where(keep.reshape(keep.shape + (1,) * (wide.ndim - 1)), wide, 0)
+    return lax.dot_general(
+        weights.astype(wide.dtype),
+        wide,
+        (((0,), (0,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+        out_sharding=explicit_sharding(wide, tuple(range(1, wide.ndim))),
+    ).astype(leaf.dtype)
 
 
 def task_value_and_grad(
