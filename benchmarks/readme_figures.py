@@ -60,7 +60,7 @@ def geometry():
 
 
 def losses_fn(theta):
-    shift = theta - CENTERS
+    shift = theta[None, :] - CENTERS
     return 0.5 * jnp.einsum("ti,tij,tj->t", shift, SHAPES, shift)
 
 
@@ -83,8 +83,9 @@ def walk(weighting, num_steps):
 def pareto_set():
     """Return the minimisers of all weighted sums of the two losses."""
     shares = np.linspace(0, 1, 200)[:, None, None]
-    targets = np.einsum("tij,tj->ti", SHAPES, CENTERS)
-    mixed = shares * SHAPES[0] + (1 - shares) * SHAPES[1]
+    shapes, centers = np.asarray(SHAPES), np.asarray(CENTERS)
+    targets = np.einsum("tij,tj->ti", shapes, centers)
+    mixed = shares * shapes[0] + (1 - shares) * shapes[1]
     return np.linalg.solve(mixed, (shares[..., 0] * targets[0] + (1 - shares[..., 0]) * targets[1])[..., None])[..., 0]
 
 

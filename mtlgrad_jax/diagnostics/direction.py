@@ -11,6 +11,7 @@ from mtlgrad_jax.solvers.min_norm import check_gram, scale_to_simplex
 from mtlgrad_jax.typing import Gram, Weights
 
 
+@jax.jit
 def progress(gram: Gram, weights: Weights) -> jax.Array:
     """Compute how fast the update lowers every loss, to first order.
 
@@ -37,6 +38,7 @@ def progress(gram: Gram, weights: Weights) -> jax.Array:
     return dot(gram, _checked(gram, weights))
 
 
+@jax.jit
 def alignment(gram: Gram, weights: Weights) -> jax.Array:
     """Compute the cosine of the angle between the update and every task gradient.
 
@@ -67,6 +69,7 @@ def alignment(gram: Gram, weights: Weights) -> jax.Array:
     return jnp.clip(slope * reciprocal(length), -1, 1)
 
 
+@jax.jit
 def hurt_tasks(gram: Gram, weights: Weights) -> jax.Array:
     """Tell which losses the update raises, to first order.
 
@@ -94,6 +97,7 @@ def hurt_tasks(gram: Gram, weights: Weights) -> jax.Array:
     return alignment(gram, weights) < -resolution(gram.dtype)
 
 
+@jax.jit
 def effective_tasks(gram: Gram, weights: Weights) -> jax.Array:
     """Count the tasks that make up the update: T if all contribute alike, one if a single one does.
 
@@ -122,6 +126,7 @@ def effective_tasks(gram: Gram, weights: Weights) -> jax.Array:
     return jnp.sum(jnp.abs(shares)) ** 2 * reciprocal(dot(shares, shares))
 
 
+@jax.jit
 def stationarity(gram: Gram, weights: Weights | None = None) -> jax.Array:
     """Measure how far the parameters are from Pareto stationary, where no direction improves all tasks.
 

@@ -29,6 +29,7 @@ def resolution(dtype: jnp.dtype) -> float:
     return math.sqrt(jnp.finfo(dtype).eps)
 
 
+@jax.jit
 def cosines(gram: Gram) -> jax.Array:
     """Compute the cosines of the angles between task gradients.
 
@@ -61,6 +62,7 @@ def cosines(gram: Gram) -> jax.Array:
     return jnp.where(jnp.eye(num_tasks, dtype=bool), jnp.sign(scaled), scaled)
 
 
+@jax.jit
 def conflicts(gram: Gram) -> jax.Array:
     """Tell which pairs of task gradients oppose each other: a step along one of them raises the other's loss.
 
@@ -88,6 +90,7 @@ def conflicts(gram: Gram) -> jax.Array:
     return cosines(gram) < -resolution(gram.dtype)
 
 
+@jax.jit
 def relative_lengths(gram: Gram) -> jax.Array:
     """Compute the lengths of the task gradients relative to the longest.
 
@@ -114,6 +117,7 @@ def relative_lengths(gram: Gram) -> jax.Array:
     return lengths / jnp.where(longest == 0, 1, longest)
 
 
+@jax.jit
 def magnitude_similarity(gram: Gram) -> jax.Array:
     """Compare the lengths of the task gradients pair by pair.
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -99,7 +100,7 @@ class History:
                 f"{', '.join(missing)}; append it at every step, or give it a value with functools.partial."
             )
         rows = {name: self[name] for name in names}
-        return np.asarray(jax.jit(jax.vmap(lambda row: function(**row)))(rows))
+        return np.asarray(_apply_to_rows(function, rows))
 
     def share_of_steps(self, function: Callable[..., jax.Array]) -> float:
         """Return the share of the steps in which a diagnostic is true of any pair or task.
@@ -124,3 +125,8 @@ class History:
         if len({values.shape[:1] for values in rows.values()}) != 1:
             whole = {name: values.shape for name, values in rows.items()}
             raise ValueError(f"expected arrays with one leading axis of steps, got {whole}; use append for one step.")
+
+
+@partial(jax.jit, static_argnums=0)
+def _apply_to_rows(function, rows):
+    return jax.vmap(lambda row: function(**row))(rows)

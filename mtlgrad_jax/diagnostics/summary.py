@@ -22,6 +22,7 @@ class Summary(NamedTuple):
     stationarity: jax.Array  # () zero where no direction improves all tasks
 
 
+@jax.jit
 def summarize(gram: Gram, weights: Weights) -> Summary:
     """Describe a step in scalars, cheaply enough to do so at every step: T×T products and one small program.
 
