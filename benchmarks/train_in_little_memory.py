@@ -1,6 +1,6 @@
 """Claim: with a memory limit that T gradients exceed, matrix-free training runs where stacked training cannot.
 
-    python -m benchmarks.train_in_little_memory
+    python -m benchmarks.train_in_little_memory [--quick] [--out FOLDER]
 
 A network of 16 MB and 64 tasks, whose stacked gradients are 1024 MB, trained by MGDA and Adam. Once the optimiser's
 state and the compiled step exist, the process may allocate 512 MB more (RLIMIT_DATA, Linux). Last figures (jax 0.10.2):
@@ -80,22 +80,25 @@ def main():
     parser.add_argument(
         "method", nargs="?", choices=METHODS, help="train in this process; both in new ones if left out"
     )
+    parser.add_argument("--quick", action="store_true", help="half the width, a quarter of the memory")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--num-tasks", type=int, default=64)
     parser.add_argument("--megabytes", type=int, default=512)
     options = vars(parser.parse_args())
-    if options["method"]:
-        return train(**options)
-    del options["method"]
+    quick, out, method = (options.pop(name) for name in ("quick", "out", "method"))
+    if method:
+        return train(method, **options)
+    if quick:
+        options |= {"width": options["width"] // 2, "megabytes": options["megabytes"] // 4}
     results = {
         "parameters_MB": 4 * DEPTH * options["width"] ** 2 / 2**20,
         "stacked_gradients_MB": 4 * DEPTH * options["width"] ** 2 * options["num_tasks"] / 2**20,
         **options,
         **{method: attempt(method, **options) for method in METHODS},
     }
-    Path(__file__).with_name("results").joinpath("train_in_little_memory.json").write_text(
-        json.dumps(results, indent=2) + "\n"
-    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "train_in_little_memory.json").write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))
 
 

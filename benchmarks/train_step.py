@@ -1,0 +1,146 @@
+"""Claim to reach: an MGDA step costs at most 1.15 steps with the mean gradient, and is not slower than TorchJD's.
+
+    pip install "torch==2.13.0" "torchjd[full]==0.18.0"
+    python -m benchmarks.train_step [--quick] [--out FOLDER]
+
+A trunk of 3 x 1024 with T linear heads on a batch of 256, SGD. "mean" and "mgda" hold the stacked gradients of all
+parameters and differ in the transformation only. Below them the other ways to hold J, and TorchJD's `mtl_backward`
+and `jac_to_grad` with MGDA on the same network, whose products run on MKL; its heads get their own gradient, as those
+of "shared encoder" do. "plain" is the gradient of the summed loss, the least that any step costs. Steps take turns in
+one process; medians. Without TorchJD its row is left out.
+
+FIGURES
+"""
+
+import argparse
+import json
+import warnings
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import mtlgrad_jax as mtl
+from benchmarks.memory_matrix_free import at_the_encoder, losses_fn, problem
+from benchmarks.timing import machine, medians, waiting
+
+RESULTS = Path(__file__).parent / "results"
+LEARNING_RATE = 1e-3
+
+
+def plain(params, x, y):
+    grads = jax.grad(lambda params: jnp.sum(losses_fn(params, x, y)))(params)
+    return optax.apply_updates(params, optax.tree.scale(-LEARNING_RATE, grads))
+
+
+def chained(transform):
+    """Return the step of `optax.chain(transform, sgd)` on stacked gradients."""
+    tx = optax.chain(transform, optax.sgd(LEARNING_RATE))
+
+    def step(params, x, y):
+        _, task_grads = mtl.task_value_and_grad(losses_fn)(params, x, y)
+        updates, _ = tx.update(task_grads, tx.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    return step
+
+
+def directed(method):
+    """Return the step along `descent_direction`."""
+
+    def step(params, x, y):
+        _, update, _ = mtl.descent_direction(losses_fn, params, mtl.weightings.mgda, x, y, method=method)
+        return optax.apply_updates(params, optax.tree.scale(-LEARNING_RATE, update))
+
+    return step
+
+
+def ours(num_tasks):
+    return {
+        "plain": plain,
+        "mean": chained(mtl.mean(num_tasks)),
+        "mgda": chained(mtl.mgda(num_tasks)),
+        "mgda, matrix-free": directed("matrix_free"),
+        "mgda, shared encoder": directed(at_the_encoder_in_full),
+        "mgda, shared encoder, chunk_size=8": directed(partial(at_the_encoder_in_full, chunk_size=8)),
+    }
+
+
+def at_the_encoder_in_full(losses_fn, params, *args, has_aux, chunk_size=None):
+    return at_the_encoder(losses_fn, params, *args, has_aux=has_aux, chunk_size=chunk_size)
+
+
+def torchjd_step(params, x, y):
+    """Return a step of TorchJD on a copy of the same network."""
+    import torch
+    from torchjd.aggregation import MGDA
+    from torchjd.autojac import jac_to_grad, mtl_backward
+
+    tensor = lambda array: torch.from_numpy(np.array(array))
+    trunk = [tensor(weight).requires_grad_() for weight in params[0]]
+    heads = [tensor(column).requires_grad_() for column in np.asarray(params[1]).T]
+    x, y, aggregator = tensor(x), tensor(y), MGDA()
+    optimizer = torch.optim.SGD([*trunk, *heads], lr=LEARNING_RATE)
+
+    def step():
+        optimizer.zero_grad()
+        features = x
+        for weight in trunk:
+            features = torch.relu(features @ weight)
+        losses = [torch.mean((features @ head - y[:, task]) ** 2) for task, head in enumerate(heads)]
+        mtl_backward(losses, features=features, tasks_params=[[head] for head in heads], shared_params=trunk)
+        jac_to_grad(trunk, aggregator)
+        optimizer.step()
+
+    return step
+
+
+def study(num_tasks, width, rounds, budget):
+    args = problem(3, width, 256, num_tasks)
+    calls = {name: waiting(jax.jit(step), *args) for name, step in ours(num_tasks).items()}
+    try:
+        calls["TorchJD"] = torchjd_step(*args)
+    except ModuleNotFoundError:
+        print("torchjd is not installed: its row is left out")
+    seconds = medians(calls, rounds, budget)
+    return {
+        "num_tasks": num_tasks,
+        "ms": {name: round(value * 1e3, 1) for name, value in seconds.items()},
+        "to mean": {name: round(value / seconds["mean"], 2) for name, value in seconds.items()},
+    }
+
+
+def table(rows):
+    lines = [
+        f"{'ms a step (and relative to the mean)':38s}" + "".join(f"{'T=' + str(r['num_tasks']):>20s}" for r in rows)
+    ]
+    for name in rows[0]["ms"]:
+        cells = [f"{row['ms'][name]:.1f} ({row['to mean'][name]:.2f})" for row in rows]
+        lines.append(f"{name:38s}" + "".join(f"{cell:>20s}" for cell in cells))
+    return "\n".join(lines)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a narrow network, few tasks")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    sizes, width, rounds, budget = ((2,), 64, 1, 0.01) if options.quick else ((2, 8, 40), 1024, 5, 0.2)
+    rows = [study(num_tasks, width, rounds, budget) for num_tasks in sizes]
+    print(table(rows))
+    for row in rows:
+        over, peer = row["to mean"]["mgda"], row["ms"].get("TorchJD", float("nan"))
+        print(
+            f"T={row['num_tasks']}: mgda costs {over:.2f} steps with the mean ({'met' if over <= 1.15 else 'missed'}), "
+            f"{row['ms']['mgda'] / peer:.2f} of TorchJD's step ({'met' if row['ms']['mgda'] <= peer else 'missed'})"
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "train_step.json").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
