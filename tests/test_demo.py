@@ -19,7 +19,7 @@ def run_python(*words, **environment):
         [sys.executable, "-W", "error", *words],
         capture_output=True,
         text=True,
-        env={**os.environ, **environment},
+        env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | environment,  # a user's
         timeout=300,
     )
 

@@ -72,7 +72,8 @@ def test_first_in_a_chain_with_any_optimizer(factory):
 
 @pytest.mark.standard_promotion
 def test_runs_in_optax_aggregating_process(factory):
-    aggregating = pytest.importorskip("optax.experimental.aggregating")  # since optax 0.2.7
+    experimental = pytest.importorskip("optax.experimental")  # since optax 0.2.7
+    aggregating = experimental.aggregating  # an attribute, not a module to import
     tx = aggregating.process(optax.identity(), factory(3), optax.adam(1e-2))
     plain = optax.chain(factory(3), optax.adam(1e-2))
     task_grads = stack(rows())
