@@ -3,7 +3,7 @@
 import os
 
 # Before jax is imported: eight devices, and little time spent on making machine code that runs once. Without the last
-# three the suite takes twice as long. The programs that test_demo and test_processes start are compiled as a user's are.
+# three the suite takes twice as long. What test_demo and test_processes start is compiled as a user's programs are.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
