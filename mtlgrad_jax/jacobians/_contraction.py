@@ -15,8 +15,8 @@ def contract(left: jax.Array, right: jax.Array, num_kept: int) -> jax.Array:
     """Contract all axes but the first `num_kept` of two leaves of the same shape.
 
     One `dot_general` on the leaf as it lies: no reshape, so a sharded leaf needs one all-reduce of the
-    result and no gather. On a lone CPU, where no leaf can be sharded, long rows go through the cache in
-    slices instead, because XLA copies the whole of a leaf to multiply it there.
+    result and no gather. A lone CPU, where no leaf can be sharded, multiplies matrices instead, because XLA
+    copies a leaf of more axes there; long rows go through its cache in slices.
 
     Args:
       left: Floating or complex, shape `(*kept, *rest)`.
@@ -28,13 +28,13 @@ def contract(left: jax.Array, right: jax.Array, num_kept: int) -> jax.Array:
     """
     if jnp.iscomplexobj(left):
         return contract(left.real, right.real, num_kept) + contract(left.imag, right.imag, num_kept)
-    if num_kept == 1 and has_long_rows(left) and jax.device_count() == 1:
-        return lax.platform_dependent(left, right, cpu=contract_in_slices, default=partial(_at_once, num_kept=1))
+    if num_kept == 1 and jax.device_count() == 1:
+        return lax.platform_dependent(left, right, cpu=contract_matrices, default=partial(_at_once, num_kept=1))
     return _at_once(left, right, num_kept)
 
 
-def contract_in_slices(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Contract all but the first axis of two leaves, a few thousand columns at a time.
+def contract_matrices(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Contract all but the first axis of two leaves as matrices, some thousand columns at a time.
 
     Args:
       left: Floating, shape `(S, *rest)`.
@@ -44,6 +44,8 @@ def contract_in_slices(left: jax.Array, right: jax.Array) -> jax.Array:
       ⟨leftᵢ, rightⱼ⟩, shape `(S, T)`, accumulated in float32 or float64.
     """
     left, right = left.reshape(left.shape[0], -1), right.reshape(right.shape[0], -1)
+    if not has_long_rows(left):
+        return _at_once(left, right, num_kept=1)
     num_slices, remainder = divmod(left.shape[1], SLICE)
 
     def products(start, width):
