@@ -7,7 +7,7 @@ compared with those of a copy of the same J, measured in the same run. The secon
 `update` of mgda at T = 8, P = 1e6. Accuracy: the certificate, and the Gram matrix against one in float64 from NumPy.
 Without a GPU nothing is measured, and the results file says so.
 
-FIGURES
+Last run: not measured, no GPU was at hand.
 """
 
 import argparse
