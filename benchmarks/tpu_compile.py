@@ -13,26 +13,33 @@ the path that ordinary gradients take:
     temp MB        temporary memory per chip
 
 The compiler's own "bytes accessed" is in the JSON too. It counts reads of the memory on the chip and the branch that
-rescues gradients from under- and overflow, which reads J twice more. Last figures (jax 0.10.2, the quick run and
-what a full one had finished; T = 32 is not among them):
+rescues gradients from under- and overflow, which reads J twice more. Last figures (jax 0.10.2; the
+steps on stacked gradients are those of the quick run):
 
     programme   method        T         P    moved  T×T  gathers  temp MB
     update      mgda          2   8392704     0.80    1        0      0.5  met
     update      primary_aux   2   8392704     0.80    1        0      0.5  met
     update      upgrad        2   8392704     0.80    1        0      0.5  met
+    update      mgda          8   8404992     0.82    1        0      1.7  met
+    update      primary_aux   8   8404992     0.82    1        0      1.7  met
+    update      upgrad        8   8404992     0.82    1        0      1.3  met
+    update      mgda         32   8454144     0.82    1        0      1.8  met
+    update      primary_aux  32   8454144     0.82    1        0      1.8  met
+    update      upgrad       32   8454144     0.82    1        0      1.5  met
     matrix_free mgda          2   8392704        –    0        0      1.5  met
     matrix_free primary_aux   2   8392704        –    0        0      1.5  met
     matrix_free upgrad        2   8392704        –    0        0      1.3  met
-    update      mgda          8   8404992     0.82    1        0      1.7  met
-    update      mgda          8   2105344     0.82    1        0      1.7  met
+    matrix_free mgda          8   8404992        –    0        0      2.5  met
+    matrix_free primary_aux   8   8404992        –    0        0      2.5  met
+    matrix_free upgrad        8   8404992        –    0        0      2.0  met
+    matrix_free mgda         32   8454144        –    0        0      2.5  met
+    matrix_free primary_aux  32   8454144        –    0        0      2.5  met
+    matrix_free upgrad       32   8454144        –    0        0      2.3  met
     stacked     mgda          8   2105344        –    1        0      9.7  met
     stacked     primary_aux   8   2105344        –    1        0      9.7  met
     stacked     upgrad        8   2105344        –    1        0      9.5  met
-    matrix_free mgda          8   2105344        –    0        0      2.6  met
-    matrix_free primary_aux   8   2105344        –    0        0      2.6  met
-    matrix_free upgrad        8   2105344        –    0        0      2.2  met
 
-Outcome: met by these; an update moves at most 1.23 times 2TP + P floats. Compiled for a TPU, not run on one.
+Outcome: met by all; an update moves at most 1.23 times 2TP + P floats. Compiled for a TPU, not run on one.
 """
 
 import argparse
