@@ -23,8 +23,8 @@ Outcome: reproduced. Adam's error over ConFIG's is 4.2, 4.0 and 4.5 on the three
 M-ConFIG, which computes a third of the gradients, is the best of them. Our ConFIG is a little less accurate than the
 published one, on every seed; seeds differ by a factor of 1.6. In 99.4 % of the steps or more at least two of the three
 gradients conflict, whatever the method. M-ConFIG's error jumps up and down by a factor of ten, so that its best
-network, chosen by the exact solution, flatters it. Of ours, `upgrad` is as good as ConFIG, better on two seeds of three;
-protecting the two conditions with `primary_aux` hardly helps: an auxiliary only objects.
+network, chosen by the exact solution, flatters it. Of ours, `upgrad` is as good as ConFIG (better on two seeds of
+three); protecting the two conditions with `primary_aux` hardly helps: an auxiliary only objects.
 """
 
 import argparse
