@@ -38,7 +38,7 @@ import numpy as np
 
 import mtlgrad_jax as mtl
 from benchmarks.solver_vs_peers import excess
-from benchmarks.timing import dispatch_in_this_thread, machine, medians, waiting
+from benchmarks.timing import dispatch_in_this_thread, machine, medians, tried, waiting
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = [(num_tasks, size) for size in (10**4, 10**6, 10**7) for num_tasks in (2, 8, 32)]
@@ -126,6 +126,7 @@ def main(arguments=None):
     faster = sum(row["to TorchJD"] >= 1 for row in rows)
     near = sum(row["to reading"] <= 1.5 for row in rows)
     print(f"Not slower than TorchJD in {faster} of {len(rows)}; within 1.5 times reading twice in {near}.")
+    print(tried(__doc__))
     options.out.mkdir(parents=True, exist_ok=True)
     stored = {"machine": machine(), "rows": rows}
     (options.out / "aggregation_vs_torchjd.json").write_text(json.dumps(stored, indent=1) + "\n")

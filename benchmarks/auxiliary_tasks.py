@@ -206,8 +206,8 @@ def errors_of(rows, task, method):
     return np.array([value for row in rows if (row["task"], row["method"]) == (task, method) for value in row["error"]])
 
 
-def table(rows):
-    """Return the table of the header: one line per cell."""
+def verdicts_of(rows):
+    """Return what was published, what came out here and whether they agree."""
     lines = []
     for task, method in CELLS:
         errors = errors_of(rows, task, method)
@@ -216,7 +216,12 @@ def table(rows):
             ours = f"{errors.mean():.4f} ± {errors.std(ddof=1):.4f}"
             agrees = abs(errors.mean() - published) <= TOLERANCE
             lines.append(verdicts.verdict(f"{task:9} {method}", f"{published:.4f}", ours, agrees))
-    return verdicts.table(lines)
+    return lines
+
+
+def table(rows):
+    """Return the table of the header: one line per cell."""
+    return verdicts.table(verdicts_of(rows))
 
 
 def draw(rows):
@@ -256,7 +261,8 @@ def main(arguments=None):
     options.out.mkdir(parents=True, exist_ok=True)
 
     def save(rows):
-        (options.out / "auxiliary_tasks.json").write_text(json.dumps({"sizes": sizes, "rows": rows}))
+        stored = {"sizes": sizes, "rows": rows, "verdicts": verdicts_of(rows)}
+        (options.out / "auxiliary_tasks.json").write_text(json.dumps(stored))
 
     rows = study(**sizes, save=save)
     draw(rows).savefig(options.out / "auxiliary_tasks.png", dpi=100)

@@ -160,8 +160,8 @@ def finals(rows, method):
     return np.array([row["final"] for row in rows if row["method"] == method])
 
 
-def table(rows):
-    """Return the table of the header: one line per method, and the order of them all."""
+def verdicts_of(rows):
+    """Return what was published, what came out here and whether they agree."""
     ours = {method: finals(rows, method) for method in METHODS if finals(rows, method).size}
     lines = []
     for method, final in ours.items():
@@ -172,7 +172,12 @@ def table(rows):
         lines.append(verdicts.verdict(method, f"{PUBLISHED[method]:.4f}, {compared(claimed)}", text, agrees))
     order = sorted(ours, key=PUBLISHED.get), sorted(ours, key=lambda method: np.mean(ours[method]))
     lines.append(verdicts.verdict("best first", *map(listed, order), order[0] == order[1]))
-    return verdicts.table(lines)
+    return lines
+
+
+def table(rows):
+    """Return the table of the header: one line per method, and the order of them all."""
+    return verdicts.table(verdicts_of(rows))
 
 
 def listed(methods):
@@ -219,7 +224,8 @@ def main(arguments=None):
     options.out.mkdir(parents=True, exist_ok=True)
 
     def save(rows):
-        (options.out / "helmholtz.json").write_text(json.dumps({"sizes": sizes, "rows": rows}))
+        stored = {"sizes": sizes, "rows": rows, "verdicts": verdicts_of(rows)}
+        (options.out / "helmholtz.json").write_text(json.dumps(stored))
 
     rows = study(**sizes, save=save)
     draw(rows, sizes["num_steps"]).savefig(options.out / "helmholtz.png", dpi=100)

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 
 import mtlgrad_jax as mtl
-from benchmarks.timing import machine
+from benchmarks.timing import machine, tried
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -79,6 +79,7 @@ def main(arguments=None):
     print(table(started, compiled))
     print("import:", "met" if started["ratio"] <= 1.1 else f"missed, {100 * (started['ratio'] - 1):.0f} % on top")
     print("first compilation of mgda:", "met" if compiled[0]["s"] < 2 else f"missed, {compiled[0]['s']} s")
+    print(tried(__doc__))
     options.out.mkdir(parents=True, exist_ok=True)
     stored = {"machine": machine(), "imports": started, "compilations": compiled}
     (options.out / "import_and_compile.json").write_text(json.dumps(stored, indent=1) + "\n")

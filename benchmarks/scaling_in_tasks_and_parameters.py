@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 import mtlgrad_jax as mtl
-from benchmarks.timing import dispatch_in_this_thread, machine, medians, waiting
+from benchmarks.timing import dispatch_in_this_thread, machine, medians, tried, waiting
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("mgda", "primary_aux", "upgrad")
@@ -105,6 +105,7 @@ def main(arguments=None):
     if times:
         verdict = "met" if max(times) <= TARGET else "missed"
         print(f"From P = 1e6 on {min(times):.1f} to {max(times):.1f} times reading J twice: {verdict}")
+    print(tried(__doc__))
     options.out.mkdir(parents=True, exist_ok=True)
     name = "scaling_in_tasks_and_parameters"
     (options.out / f"{name}.json").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")

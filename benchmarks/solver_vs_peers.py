@@ -41,7 +41,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 import mtlgrad_jax as mtl
-from benchmarks.timing import dispatch_in_this_thread, machine, medians, waiting
+from benchmarks.timing import dispatch_in_this_thread, machine, medians, tried, waiting
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = (2, 4, 8, 16, 32, 64, 128)
@@ -197,6 +197,7 @@ def main(arguments=None):
     print(table(rows))
     versus = [row for row in rows if row["peer"] == "TorchJD"]
     print(f"{sum(row['met'] for row in versus)} of {len(versus)} comparisons with TorchJD at {TARGET:.0f}x or more.")
+    print(tried(__doc__))
     options.out.mkdir(parents=True, exist_ok=True)
     stored = {"machine": machine(), "rows": rows}
     (options.out / "solver_vs_peers.json").write_text(json.dumps(stored, indent=1) + "\n")

@@ -50,6 +50,11 @@ def machine():
     }
 
 
+def tried(header):
+    """Return what the header of a script says of its stored figures: what limits them, and what was tried."""
+    return "\nOf the stored figures its header says:\n" + header[header.index("Outcome: ") :].strip()
+
+
 def dispatch_in_this_thread():
     """Let a program on the CPU run in the thread that calls it, as other libraries' do.
 

@@ -40,7 +40,7 @@ import optax
 
 import mtlgrad_jax as mtl
 from benchmarks.memory_matrix_free import at_the_encoder, losses_fn, problem
-from benchmarks.timing import machine, medians, waiting
+from benchmarks.timing import machine, medians, tried, waiting
 
 RESULTS = Path(__file__).parent / "results"
 LEARNING_RATE = 1e-3
@@ -153,6 +153,7 @@ def main(arguments=None):
             over, share = row["to mean"][name], row["ms"][name] / peer
             first, second = ("met" if met else "missed" for met in (over <= 1.15, share <= 1))
             print(f"T={row['num_tasks']}, {name}: {over:.2f} means ({first}), {share:.2f} of TorchJD's ({second})")
+    print(tried(__doc__))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "train_step.json").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
 
