@@ -25,8 +25,6 @@ products of one.
 
 import argparse
 import json
-import statistics
-import time
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +32,7 @@ import jax
 import jax.numpy as jnp
 
 import mtlgrad_jax as mtl
+from benchmarks.timing import medians, waiting
 from mtlgrad_jax.jacobians import matrix_free, shared_encoder, stacked
 
 RESULTS = Path(__file__).parent / "results"
@@ -100,16 +99,7 @@ def memory(num_tasks, width):
 
 def times(functions, args, rounds):
     """Return the median seconds of each function, called in turns."""
-    programs = {name: compiled(function, args) for name, function in functions.items()}
-    seconds = {name: [] for name in programs}
-    for program in programs.values():
-        jax.block_until_ready(program(*args))
-    for _ in range(rounds):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program(*args))
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return medians({name: waiting(compiled(step, args), *args) for name, step in functions.items()}, rounds, budget=0)
 
 
 def ratios(seconds, to):

@@ -19,8 +19,6 @@ Outcome: 32 at a time computes each gradient 4.5 times and is no slower than all
 
 import argparse
 import json
-import statistics
-import time
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.timing import medians, waiting
 from mtlgrad_jax.jacobians import per_example
 
 RESULTS = Path(__file__).parent / "results"
@@ -72,7 +71,6 @@ def study(width, num_examples, chunk_sizes, rounds):
     programs = {name: jax.jit(function).lower(*args).compile() for name, function in functions.items()}
     wanted = in_double(*args)
     lengths = np.sqrt(np.diagonal(wanted))
-    seconds = {name: [] for name in programs}
     rows = {}
     for name, program in programs.items():
         used = program.memory_analysis()
@@ -80,13 +78,9 @@ def study(width, num_examples, chunk_sizes, rounds):
         result = jax.block_until_ready(program(*args))
         if name != "combine":
             rows[name]["error"] = float(np.max(np.abs(np.asarray(result) - wanted) / np.outer(lengths, lengths)))
-    for _ in range(rounds):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program(*args))
-            seconds[name].append(time.perf_counter() - start)
-    for name, values in seconds.items():
-        rows[name]["seconds"] = round(statistics.median(values), 3)
+    seconds = medians({name: waiting(program, *args) for name, program in programs.items()}, rounds, budget=0)
+    for name, value in seconds.items():
+        rows[name]["seconds"] = round(value, 3)
     return rows
 
 

@@ -43,6 +43,7 @@ Outcome: met by all; an update moves at most 1.23 times 2TP + P floats. Compiled
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import time
@@ -179,6 +180,8 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ModuleNotFoundError("No module named 'libtpu'; pip install \"jax[tpu]\"")
     os.environ.update(WITHOUT_A_TPU)
     import jax
 
