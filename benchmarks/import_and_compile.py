@@ -14,7 +14,7 @@ Last figures (jax 0.10.2, two cores of an AMD EPYC; other runs: 16 to 18 % and 2
     primary_aux  T=8 100 leaves  2.35 s
     upgrad       T=8 100 leaves  2.93 s
 
-Outcome: both missed. The package is some 90 small modules of about half a millisecond each. Of the compilation nine
+Outcome: both missed. The package is 120 small modules of about half a millisecond each. Of the compilation nine
 tenths are machine code: 640 kernels of about 4 ms, 300 of them for the branch that rescues gradients from under- and
 overflow.
 """
