@@ -127,18 +127,21 @@ def test_geometry_shows_what_hurts():
     assert_explains_itself(ax)
     tips = {text.get_text(): text.get_color() for text in ax.texts if text.get_text()}
     assert tips["sum"] == plots.PALETTE[1] and tips["MGDA"] == plots.PALETTE[2]
-    hull, cone = (patch for patch in ax.patches if patch.get_label() in ("averages of the gradients", "hurts no task"))
-    assert {tuple(point) for point in hull.get_xy().tolist()} == {tuple(row) for row in task_grads.tolist()}
+    np.testing.assert_array_equal(line(ax, "averages of the gradients"), task_grads)
+    (cone,) = (patch for patch in ax.patches if patch.get_label() == "hurts no task")
     assert np.min(cone.get_xy() @ np.asarray(task_grads).T) > -1e-6 and len(cone.get_xy()) > 3
 
 
 def test_geometry_of_gradients_with_many_entries():
     task_grads = draw("gaussian", 2)
     ax = plots.geometry(task_grads, {"mean": task_grads.mean(axis=0)})
-    (hull,) = [patch for patch in ax.patches if patch.get_label() == "averages of the gradients"]
-    np.testing.assert_allclose(np.linalg.norm(hull.get_xy()[:2], axis=1), np.linalg.norm(task_grads, axis=1), rtol=1e-5)
+    ends = line(ax, "averages of the gradients")
+    np.testing.assert_allclose(np.linalg.norm(ends, axis=1), np.linalg.norm(task_grads, axis=1), rtol=1e-5)
     flat = np.concatenate([task_grads, task_grads.sum(axis=0, keepdims=True)])
-    assert len(plots.geometry(flat).texts) == 6  # an arrow and a name for each
+    ax = plots.geometry(flat)
+    assert len(ax.texts) == 6  # an arrow and a name for each
+    (hull,) = (patch for patch in ax.patches if patch.get_label() == "averages of the gradients")
+    np.testing.assert_allclose(np.linalg.norm(hull.get_xy()[:3], axis=1), np.linalg.norm(flat, axis=1), rtol=1e-5)
     with pytest.raises(ValueError, match="expected three gradients in one plane, .* plots.weight_triangle"):
         plots.geometry(draw("gaussian", 3))
     with pytest.raises(ValueError, match=r"two or three gradients of at least two entries, got shape \(4, 28\)"):

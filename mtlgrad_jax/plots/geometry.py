@@ -44,7 +44,7 @@ def geometry(
     directions = {name: np.asarray(update, np.float64) @ basis for name, update in (directions or {}).items()}
     box = _box_around(np.concatenate([np.zeros((1, 2)), rows, *(tip[None] for tip in directions.values())]))
     ax = axes_for(ax, 0.8 + 4.6 * (box[3] - box[2]) / (box[1] - box[0]))
-    ax.fill(*rows.T, facecolor="#F6E3B0", edgecolor=BLACK, lw=1.2, zorder=1, label="averages of the gradients")
+    _draw_hull(ax, rows)
     _shade_dual_cone(ax, rows, box)
     for number, (row, colour) in enumerate(zip(rows, TASKS, strict=False)):
         arrow(ax, row, colour=colour, width=2.2)
@@ -86,6 +86,14 @@ def _box_around(points):
     low, high = points.min(axis=0), points.max(axis=0)
     margin = 0.14 * np.max(high - low) if np.any(high > low) else 1.0
     return (*np.stack([low - margin, high + margin], axis=1).ravel(),)
+
+
+def _draw_hull(ax, rows):
+    outline = {"lw": 1.2, "zorder": 1, "label": "averages of the gradients"}
+    if len(rows) == 2:
+        ax.plot(*rows.T, color=BLACK, **outline)
+    else:
+        ax.fill(*rows.T, facecolor="#F6E3B0", edgecolor=BLACK, **outline)
 
 
 def _shade_dual_cone(ax, rows, box):
