@@ -32,8 +32,22 @@ def scale_by_power_of_two(x: jax.Array, exponent: jax.Array) -> jax.Array:
     Returns:
       Same shape and dtype as x.
     """
-    half = exponent // 2  # in two factors, each of which is representable
-    return x * _power_of_two(half, x.dtype) * _power_of_two(exponent - half, x.dtype)
+    first, second = powers_of_two(exponent, x.dtype)
+    return x * first * second
+
+
+def powers_of_two(exponent: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """Return two powers of two whose product is 2^exponent, each of which is representable.
+
+    Args:
+      exponent: int32, at most twice the largest exponent of the type in magnitude.
+      dtype: Float32 or float64.
+
+    Returns:
+      Two arrays of the shape of `exponent`, to multiply by one after the other.
+    """
+    half = exponent // 2
+    return _power_of_two(half, dtype), _power_of_two(exponent - half, dtype)
 
 
 def _power_of_two(exponent, dtype):

@@ -1,7 +1,6 @@
 """The inner product of two leaves, written so that it neither rounds, copies nor gathers."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +27,9 @@ def contract(left: jax.Array, right: jax.Array, num_kept: int) -> jax.Array:
     """
     if jnp.iscomplexobj(left):
         return contract(left.real, right.real, num_kept) + contract(left.imag, right.imag, num_kept)
-    if num_kept == 1 and jax.device_count() == 1:
-        return lax.platform_dependent(left, right, cpu=contract_matrices, default=partial(_at_once, num_kept=1))
-    return _at_once(left, right, num_kept)
+    if num_kept == 1 and jax.device_count() == 1 and (left.ndim > 2 or has_long_rows(left)):
+        return lax.platform_dependent(left, right, cpu=contract_matrices, default=at_once)
+    return at_once(left, right, num_kept)
 
 
 def contract_matrices(left: jax.Array, right: jax.Array) -> jax.Array:
@@ -43,18 +42,27 @@ def contract_matrices(left: jax.Array, right: jax.Array) -> jax.Array:
     Returns:
       ⟨leftᵢ, rightⱼ⟩, shape `(S, T)`, accumulated in float32 or float64.
     """
-    left, right = left.reshape(left.shape[0], -1), right.reshape(right.shape[0], -1)
+    left, right = as_matrix(left), as_matrix(right)
     if not has_long_rows(left):
-        return _at_once(left, right, num_kept=1)
+        return at_once(left, right)
     num_slices, remainder = divmod(left.shape[1], SLICE)
 
     def products(start, width):
         parts = (lax.dynamic_slice_in_dim(rows, start, width, axis=1) for rows in (left, right))
-        return _at_once(*parts, num_kept=1)
+        return at_once(*parts)
 
-    total = products(0, SLICE)
-    total = lax.fori_loop(1, num_slices, lambda i, total: total + products(i * SLICE, SLICE), total)
+    total = products(0, 0)  # zeros, over a mesh of the same type as the products
+    total = lax.fori_loop(0, num_slices, lambda i, total: total + products(i * SLICE, SLICE), total)
     return total + products(num_slices * SLICE, remainder) if remainder else total
+
+
+def as_matrix(leaf: jax.Array) -> jax.Array:
+    """Flatten all axes but the first.
+
+    Gradients of dense layers lie transposed on a CPU: XLA turns them around for every reader that it can merge
+    with the turning. It does so once if all readers are loops, branches and products of the same matrix.
+    """
+    return leaf.reshape(leaf.shape[0], -1)
 
 
 def has_long_rows(leaf: jax.Array) -> bool:
@@ -62,7 +70,8 @@ def has_long_rows(leaf: jax.Array) -> bool:
     return isinstance(leaf.size, int) and leaf.size >= 2 * SLICE * leaf.shape[0]
 
 
-def _at_once(left, right, num_kept):
+def at_once(left: jax.Array, right: jax.Array, num_kept: int = 1) -> jax.Array:
+    """Contract two real leaves with one `dot_general`, as `contract` does on whatever can have several devices."""
     rest = tuple(range(num_kept, left.ndim))
     return lax.dot_general(
         left,

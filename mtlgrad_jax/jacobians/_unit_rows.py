@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
+from mtlgrad_jax._powers_of_two import exponent_of, powers_of_two, scale_by_power_of_two
 from mtlgrad_jax.jacobians._contraction import map_parts, parts
-from mtlgrad_jax.jacobians._scaled_gram import out_of_range
+from mtlgrad_jax.jacobians._scaled_gram import exponent_of_longest, out_of_range
 from mtlgrad_jax.typing import Gram
 
 
@@ -28,9 +28,10 @@ def to_unit(
     peak = jnp.max(jnp.stack(peaks))
     peak = lax.pmax(peak, split) if split else peak
     exponent = exponent_of(jnp.where(jnp.isfinite(peak), peak, 0))
+    first, second = powers_of_two(-exponent, dtype)
 
     def scale(part):
-        return scale_by_power_of_two(part.astype(dtype), -exponent).astype(part.dtype)
+        return (part.astype(dtype) * first * second).astype(part.dtype)
 
     return [map_parts(scale, leaf) for leaf in leaves], exponent
 
@@ -47,5 +48,6 @@ def undo_unit(unit_gram: Gram, exponents: jax.Array) -> tuple[Gram, jax.Array]:
     """
     both = exponents[:, None] + exponents[None, :]
     lengths = scale_by_power_of_two(jnp.diagonal(unit_gram), 2 * exponents)
-    common = jnp.where(out_of_range(lengths), jnp.max(exponents) + 1, 0)
+    longest = exponent_of_longest(unit_gram, exponents)
+    common = jnp.where(out_of_range(lengths), longest + 1, 0)
     return scale_by_power_of_two(unit_gram, both - 2 * common), common

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.jacobians._contraction import at_least_single, explicit_sharding, has_long_rows
+from mtlgrad_jax.jacobians._contraction import at_least_single, explicit_sharding
 from mtlgrad_jax.jacobians._losses import check_chunk_size, is_inexact, loss_vector, map_in_chunks, shapes, trainable
 from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
-FEW = 16  # tasks whose weighted sum is written out term by term
 _WANTED = "expected stacked task gradients with leaves (T, *param_shape)"
 _ADVICE = "stack one gradient per task along a new leading axis, as mtl.task_value_and_grad does"
 
@@ -221,12 +220,6 @@ def combine(task_grads: PyTree, weights: Weights, *, keep: jax.Array | None = No
 
 @jax.jit
 def _weighted_sum(leaf, weights, keep):
-    if jax.device_count() == 1 and leaf.shape[0] <= FEW and has_long_rows(leaf):
-        return lax.platform_dependent(leaf, weights, keep, cpu=_row_by_row, default=_as_product)
-    return _as_product(leaf, weights, keep)
-
-
-def _as_product(leaf, weights, keep):
     # TPUs merge products that share w, and send one of two leaves that are split differently around for that.
     leaf, weights = lax.optimization_barrier((leaf, weights))
     wide = leaf.astype(at_least_single(leaf.dtype))
@@ -239,15 +232,6 @@ def _as_product(leaf, weights, keep):
         precision=lax.Precision.HIGHEST,
         out_sharding=explicit_sharding(wide, tuple(range(1, wide.ndim))),
     ).astype(leaf.dtype)
-
-
-def _row_by_row(leaf, weights, keep):
-    """One loop over the columns on all cores, where a CPU's product takes one core and a copy of the result."""
-    rows = leaf.astype(at_least_single(leaf.dtype))
-    weights = weights.astype(rows.dtype)
-    if keep is not None:
-        rows = [jnp.where(kept, row, 0) for kept, row in zip(keep, rows, strict=True)]
-    return sum(weight * row for weight, row in zip(weights, rows, strict=True)).astype(leaf.dtype)
 
 
 def task_value_and_grad(

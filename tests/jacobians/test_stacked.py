@@ -86,6 +86,19 @@ def test_any_common_scale_gives_the_gram_matrix_of_a_power_of_two(power):
     assert (int(exponent) == 0) == (abs(power) <= 40)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_the_unit_is_that_of_the_longest_row_wherever_it_lies(dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        info = jnp.finfo(dtype)
+        scaled_gram = jax.jit(stacked.scaled_gram)
+        for exponent in range(int(info.minexp) + 1, int(info.maxexp), 5 if dtype == jnp.float32 else 37):
+            rows = np.ldexp(np.array([[1.5, 0.0], [0.0, 0.75], [0.0, 0.0]]), exponent)
+            gram, k = scaled_gram(jnp.asarray(np.tile(rows, (1, 3)), dtype))
+            scaled = np.diagonal(np.asarray(gram, float)) / 3
+            np.testing.assert_array_equal(np.sqrt(scaled) * 2.0 ** (int(k) - exponent), [1.5, 0.75, 0.0])
+            assert int(k) in (0, exponent + 2)
+
+
 def test_twelve_decades_survive_any_common_scale():
     rows = RNG.standard_normal((4, 50)) * 10.0 ** np.array([[0], [-4], [-8], [-12]])
     expected = rows @ rows.T
