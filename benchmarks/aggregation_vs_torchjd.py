@@ -11,20 +11,21 @@ asked for is 1.5 reads of both passes. Accuracy: excess of ‖u‖² over the sm
 Last figures (jax 0.10.2, TorchJD 0.18.0 on MKL, two cores of an AMD EPYC):
 
       T        P   one leaf ms 100 leaves ms    TorchJD ms read twice ms    to TorchJD    to reading   error  theirs
-      2    10000         0.026         0.454         0.078         0.004          0.17         109.1  -6e-08  -6e-08
-      8    10000          0.06         0.501         0.491         0.012          0.98         40.47   6e-08   2e-05
-     32    10000         0.216         0.822          4.82         0.025          5.86          32.6   8e-08   3e-04
-      2  1000000         1.053          1.69         0.803         0.107          0.48          15.8   9e-16   4e-13
-      8  1000000         5.887         4.667         6.564         1.143          1.11          5.15   1e-07   4e-06
-     32  1000000         30.48         17.48         25.39         7.878          0.83          3.87  -2e-08   1e-05
-      2 10000000         23.98         15.61         33.44         4.782          1.39          5.01   1e-13   1e-10
-      8 10000000         69.31         64.73         89.66         14.91          1.29          4.65   4e-08   6e-08
+      2    10000         0.038         0.511         0.125         0.006          0.25         87.48  -6e-08  -6e-08
+      8    10000         0.071         0.506          0.62         0.015          1.23         32.71   6e-08   2e-05
+     32    10000         0.223         0.846         5.212         0.029          6.16         28.95   8e-08   3e-04
+      2  1000000         1.278          1.94         1.195          0.12          0.62         16.11   9e-16   4e-13
+      8  1000000         5.727         4.527         5.849         0.971          1.02           5.9   1e-07   4e-06
+     32  1000000          31.8         18.48         23.49         6.806          0.74          4.67  -2e-08   1e-05
+      2 10000000         28.04         16.53         37.39         3.746          1.33          7.49   1e-13   1e-10
+      8 10000000         68.53          58.1           111         16.37          1.62          4.19   4e-08   6e-08
 
-Outcome: missed at reading, 4 to 16 times at P >= 1e6; TorchJD is beaten in 4 of 8. XLA:CPU multiplies slices of J on
-one core, at 46 billion products a second for T = 32, which is what that core can do; the peer uses both. Sixteen
-slices in each pass of the loop bring in the second core at T = 8 (1.7 times faster) for six times the programs to
-compile, so that was left. A hundred leaves cost half a millisecond before anything is computed, most of it their way
-into the program. A sum of rows written out term by term takes both cores; it replaced the product for T <= 16.
+Outcome: missed at reading, 4 to 16 times at P >= 1e6; TorchJD is beaten in 5 of 8, and on one leaf in 6, the others
+being within a third. XLA:CPU multiplies slices of J on one core, at 46 billion products a second for T = 32, which is
+what that core can do (22 of the 32 ms); the peer uses both. Sixteen loops side by side bring in the second core, 1.3 to
+1.8 times faster for four times the time to compile, and sixteen slices in each pass the same for six times; products of
+several slices at once stay on one core. So that was left. A hundred leaves cost half a millisecond before anything is
+computed, most of it their way into the program; joining the tiny ones to one matrix saved nothing.
 """
 
 import argparse

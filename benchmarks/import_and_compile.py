@@ -3,21 +3,25 @@
     python -m benchmarks.import_and_compile [--quick] [--out FOLDER]
 
 Each import is a fresh process, in which mtlgrad_jax comes after jax and optax; medians, without Python's garbage
-collector and with it. The compilation is of
-`jit(mgda(num_tasks=8).update)` on a tree of 100 leaves, tracing included, without a compilation cache.
+collector and with it. The compilation is of `jit(mgda(num_tasks=8).update)` on a tree of 100 leaves, tracing included,
+without a compilation cache.
 
-Last figures (jax 0.10.2, two cores of an AMD EPYC; other runs: 16 to 18 % and 2.5 to 2.9 s):
+Last figures (jax 0.10.2, two cores of an AMD EPYC; other runs compiled in 2.6 to 3.7 s):
 
-    jax and optax s       0.56
-    with mtlgrad_jax s    0.73
-    ratio                 1.30
-    mgda         T=8 100 leaves  3.49 s
-    primary_aux  T=8 100 leaves  2.35 s
-    upgrad       T=8 100 leaves  2.93 s
+    jax and optax s       0.42
+    mtlgrad_jax s         0.02
+    ratio                 1.04
+    with a collection     1.15
+    mgda         T=8 100 leaves  2.92 s
+    primary_aux  T=8 100 leaves  2.71 s
+    upgrad       T=8 100 leaves  2.88 s
 
-Outcome: both missed. The package is 120 small modules of about half a millisecond each. Of the compilation nine
-tenths are machine code: 640 kernels of about 4 ms, 300 of them for the branch that rescues gradients from under- and
-overflow.
+Outcome: the import is met: 20 ms, 4 %. With the collector it is 15 %: a collection of all of JAX's objects, 60 ms, is
+due at that moment and would otherwise fall to whatever is imported next. The compilation is missed by one to two
+seconds. A tenth of it is tracing, a tenth lowering, the rest in about equal parts the solver, 100 products w·J (some
+9 ms of machine code each) and the Gram matrix with its rescue from under- and overflow. Tried: powers of two made once
+(halves tracing, kept); the rescue as a loop of one body (half a second less, but a TPU then lays out a copy of J for
+it); tiny leaves joined to one matrix (half a second less, but each step takes as long or longer).
 """
 
 import argparse

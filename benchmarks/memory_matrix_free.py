@@ -4,23 +4,23 @@
 
 Memory is read off the compiled programs: temporary plus output bytes of losses, G, MGDA and u on a network of 16 MB
 (4 layers of 1024, batch 64). Time is the median of interleaved steps on a trunk of 3 x 1024, batch 256, T = 40; only
-ratios within one run count. Last figures (jax 0.10.2, two CPU cores shared with other work):
+ratios within one run count. Last figures (jax 0.10.2, two cores of an AMD EPYC):
 
     MB                                       T = 16  T = 64
     plain gradient                             17.3    17.5
-    stacked                                   850.6  3394.3
-    stacked, chunk_size=1                     529.6  2098.3
+    stacked                                   528.1  2096.3
+    stacked, chunk_size=1                     528.1  2096.3
     matrix-free                                19.0    19.3
     matrix-free, chunk_size=4                  98.3    98.6
-    matrix-free, mode="reverse", chunk_size=4 211.1   211.2
+    matrix-free, mode="reverse", chunk_size=4 194.3   194.6
 
-    time relative to stacked: stacked, chunk_size=1 .54, matrix-free .62
-    time relative to the plain gradient of the summed losses: shared encoder 2.39, with chunk_size=8 1.49
+    time relative to stacked: stacked, chunk_size=1 .68, matrix-free .74
+    time relative to the plain gradient of the summed losses: shared encoder 2.95, with chunk_size=8 1.70
 
 Outcome: matrix-free needs 1.8 MB more than the plain gradient. It is also faster than the stack here, which costs
-more in memory traffic than a second sweep costs in products. The shared encoder is within 1.5 times the plain
-gradient with chunk_size=8: on a trunk of three layers, T passes through the heads weigh almost as much as the
-products of one.
+more in memory traffic than a second sweep costs in products; gradients computed one after the other (chunk_size=1) are
+written row by row and need not be turned around. The shared encoder is at 1.7 times the plain gradient with
+chunk_size=8: on a trunk of three layers, T passes through the heads weigh almost as much as the products of one.
 """
 
 import argparse

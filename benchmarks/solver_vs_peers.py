@@ -13,21 +13,21 @@ the peers do (see `timing.dispatch_in_this_thread`).
 Last figures (jax 0.10.2, TorchJD 0.18.0, two cores of an AMD EPYC):
 
     times as fast as TorchJD         T=2     T=4     T=8    T=16    T=32    T=64   T=128
-    mgda                             9.6    35.8   239.9   170.4   136.5    51.6    18.6
-    mgda, 4 decades                 10.1    10.1    15.6     3.3    10.9     5.8     4.5
-    upgrad                          10.8     7.5     8.5     4.6     4.7     7.3    13.8
-    upgrad, 4 decades               10.3     7.5     8.7     4.3     5.0     7.7    13.8
-    dualproj                         8.3     5.0     5.2     5.9     7.0    11.0    45.6
-    dualproj, 4 decades              8.0     4.4     4.4     3.8     5.2    11.2    25.1
-    primary_aux                     26.7    24.0    29.1    41.0    90.2    42.5    66.1
-    primary_aux, 4 decades          26.8    24.0    36.0    50.5   121.5    53.6    56.0
+    mgda                            10.8    40.1   263.1   166.1   135.8    46.7    16.8
+    mgda, 4 decades                 11.2    11.6    17.2     3.2    11.1     5.8     4.4
+    upgrad                          15.5     7.5     8.4     6.4     4.4     7.2    13.9
+    upgrad, 4 decades               16.1     7.5     6.9     6.1     3.7     7.7    13.9
+    dualproj                        11.3     4.8     5.2     6.8     7.5    11.0    43.0
+    dualproj, 4 decades              9.7     4.7     4.5     4.0     6.5    10.8    24.3
+    primary_aux                     40.8    24.9    29.6    41.8   113.1    39.9    51.3
+    primary_aux, 4 decades          39.6    24.5    34.9    64.6   147.0    56.6    56.0
 
-Outcome: 48 of 56 at five times or more; our largest error is 4e-7. Missed, at 3.3 to 4.7: MGDA where the peer stops
-early (four decades, T = 16 and 128: its squared length is 270 and 37000 times the least), UPGrad at T = 16 and 32 (what
-its Cholesky factors take, 5 us each at T = 32), DualProj at T = 4 to 16 with four decades (of our 13 to 19 us, 4 are
-the call and most of the rest the launch of kernels that do next to nothing). Tried without gain: inverses by sweeps in
-place of Cholesky factors, and the inverse of the factor in place of substitutions. quadprog itself, in float64, takes
-13 to 30 us up to T = 16 and 3 to 11 ms at T = 128; qpax, in float32, is off by up to 1.7.
+Outcome: 48 of 56 at five times or more; our largest error is 4e-7. Missed, at 3.2 to 4.8: MGDA where the peer stops
+early (four decades, T = 16 and 128: its squared length is 270 and 37000 times the least), UPGrad at T = 32 (what its
+Cholesky factors take, 5 us each), DualProj at T = 4 to 16 (of our 13 to 19 us, 4 are the call and most of the rest the
+launch of kernels that do next to nothing). Which of them are met differs by one or two from run to run. Tried without
+gain: inverses by sweeps in place of Cholesky factors, and the inverse of the factor in place of substitutions. quadprog
+itself, in float64, takes 13 to 30 us up to T = 16 and 3 to 11 ms at T = 128; qpax, in float32, is off by up to 1.7.
 """
 
 import argparse

@@ -12,19 +12,24 @@ one process; medians. Without TorchJD its row is left out.
 Last figures (jax 0.10.2, TorchJD 0.18.0, two cores of an AMD EPYC):
 
     ms a step (and relative to the mean)                   T=2                 T=8                T=40
-    plain                                          16.2 (0.35)         16.3 (0.08)         16.8 (0.02)
-    mean                                           46.7 (1.00)        191.6 (1.00)        838.6 (1.00)
-    mgda                                           84.3 (1.81)        327.5 (1.71)       1419.3 (1.69)
-    mgda, matrix-free                              45.6 (0.98)        154.6 (0.81)        768.7 (0.92)
-    mgda, shared encoder                           13.8 (0.30)         15.4 (0.08)         48.2 (0.06)
-    mgda, shared encoder, chunk_size=8             15.2 (0.32)         13.9 (0.07)         22.9 (0.03)
-    TorchJD                                        77.4 (1.66)        291.7 (1.52)       2251.4 (2.68)
+    plain                                          18.2 (0.40)         17.4 (0.09)         17.3 (0.02)
+    mean                                           45.1 (1.00)        188.0 (1.00)        881.8 (1.00)
+    mgda                                           54.9 (1.22)        210.1 (1.12)       1061.5 (1.20)
+    mean, laid out by rows                         32.8 (0.73)        152.2 (0.81)        737.6 (0.84)
+    mgda, laid out by rows                         41.7 (0.92)        162.1 (0.86)        842.8 (0.96)
+    mgda, matrix-free                              47.6 (1.05)        164.0 (0.87)        779.1 (0.88)
+    mgda, shared encoder                           14.4 (0.32)         16.5 (0.09)         48.3 (0.05)
+    mgda, shared encoder, chunk_size=8             15.4 (0.34)         15.4 (0.08)         23.9 (0.03)
+    TorchJD                                        81.3 (1.80)        359.9 (1.91)       2641.4 (3.00)
 
-Outcome: met by matrix-free, which is exact too and costs less than the mean of the stack and a third to six tenths of
-TorchJD's step. Missed by the stack, at 1.7 to 1.8 means. Its Gram matrix and combination take 5 ms at T = 2 for
-gradients that lie row by row; here XLA leaves those of a dense layer transposed, and turning them takes 30. Reading
-them transposed (flattening axes from the last) gave 1.34 and 1.22 times the mean at T = 2 and 8, but costs gradients
-that come from outside the step as much, and the layout is not known when the program is traced.
+Outcome: not slower than TorchJD by any, .4 to .7 of its step. Matrix-free, which is exact too, costs .9 to 1.05 means.
+The stack is at 1.1 to 1.2 means; other runs gave 1.06, 1.05 and 1.18. At T = 40 the 5 billion products of the Gram
+matrix alone are .11 s on one core, at that core's peak. XLA leaves gradients of dense layers transposed. They are
+turned around once, for Gram matrix, rescue and combination together (it was 1.7 to 1.8 means when each turned them
+around); that takes 5 ms per layer at T = 2, where a copy in the usual order would take one. "laid out by rows" asks XLA
+for that order, by `jax.experimental.layout.with_layout_constraint` between gradient and update: three quarters of the
+time, for the mean too, and .92 to .96 of the plain mean. The library does not ask by itself, since `jax.export` refuses
+such programs on a CPU.
 """
 
 import argparse

@@ -43,47 +43,16 @@ def _scaled_gram(leaves, product, axis_name):
     def gram_of(leaves):
         return sum_of_pieces([product(leaf, leaf).astype(dtype) for leaf in leaves], axis_name)
 
-    plain = gram_of(leaves)
-    zero = jnp.zeros_like(plain[0, 0], dtype=jnp.int32)  # varies over a mesh as the products do
-
     def rescale(plain):
-        """Look for the longest row among the very long and the very short ones too, then use its unit."""
-        reach = zero + _reach(dtype)
+        exponent = exponent_of(_largest(leaves, dtype, axis_name)) + 1
+        first, second = powers_of_two(-exponent, dtype)
+        return gram_of([leaf.astype(dtype) * first * second for leaf in leaves]), exponent + _zero(plain)
 
-        def once_more(attempt, carry):
-            longest, _, _ = carry
-            exponent = jnp.stack([reach, -reach, longest + 1])[attempt]
-            first, second = powers_of_two(-exponent, dtype)
-            gram = gram_of([leaf.astype(dtype) * first * second for leaf in leaves])
-            return jnp.maximum(longest, exponent_of_longest(gram, exponent)), gram, exponent
+    def keep(plain):
+        return plain, _zero(plain)
 
-        _, gram, exponent = lax.fori_loop(0, 3, once_more, (exponent_of_longest(plain, zero), plain, zero))
-        return gram, exponent
-
-    return lax.cond(out_of_range(jnp.diagonal(plain)), rescale, lambda plain: (plain, zero), plain)
-
-
-def _reach(dtype):
-    """Return r such that each row that is neither zero nor infinite has a square in range in one of 1, 2ʳ and 2⁻ʳ."""
-    info = jnp.finfo(dtype)
-    return info.nmant - info.minexp // 2
-
-
-def exponent_of_longest(gram: Gram, exponents: jax.Array) -> jax.Array:
-    """Return e with 2ᵉ ≤ ‖g‖ < 2ᵉ⁺¹ for the longest row whose square is in range.
-
-    Args:
-      gram: That of rows over 2^exponent, shape `(T, T)`; zero rows and what is not finite are left out.
-      exponents: int32, shape `(T,)` or `()`.
-
-    Returns:
-      e, an int32 scalar; without any such row the exponent of the smallest number.
-    """
-    info = jnp.finfo(gram.dtype)
-    squared_lengths = jnp.diagonal(gram)
-    in_range = (squared_lengths > 0) & (squared_lengths <= info.max)
-    found = exponents + exponent_of(jnp.sqrt(jnp.where(in_range, squared_lengths, 1)))
-    return jnp.max(jnp.where(in_range, found, info.minexp - info.nmant))
+    plain = gram_of(leaves)
+    return lax.cond(out_of_range(jnp.diagonal(plain)), rescale, keep, plain)
 
 
 def out_of_range(squared_lengths: jax.Array) -> jax.Array:
@@ -101,6 +70,12 @@ def out_of_range(squared_lengths: jax.Array) -> jax.Array:
     return jnp.any(~(squared_lengths < info.max / 2**8) | (near_underflow & hidden))
 
 
+def _largest(leaves, dtype, axis_name):
+    """Return the largest finite magnitude in J, leaving out rows that are not finite."""
+    per_row = largest_per_row(leaves, dtype, axis_name)
+    return jnp.max(jnp.where(jnp.isfinite(per_row), per_row, 0))
+
+
 def largest_per_row(leaves: list[jax.Array], dtype: jnp.dtype, axis_name: AxisName) -> jax.Array:
     """Return the largest magnitude of a real or imaginary part in every row, shape `(T,)`."""
     per_row = jnp.zeros((), dtype)
@@ -113,3 +88,7 @@ def largest_per_row(leaves: list[jax.Array], dtype: jnp.dtype, axis_name: AxisNa
         peak = jnp.max(jnp.stack(peaks), axis=0)
         per_row = jnp.maximum(per_row, lax.pmax(peak, axes) if axes else peak)
     return per_row
+
+
+def _zero(gram):
+    return jnp.zeros_like(gram[0, 0], dtype=jnp.int32)

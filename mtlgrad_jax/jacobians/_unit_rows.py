@@ -6,7 +6,7 @@ from jax import lax
 
 from mtlgrad_jax._powers_of_two import exponent_of, powers_of_two, scale_by_power_of_two
 from mtlgrad_jax.jacobians._contraction import map_parts, parts
-from mtlgrad_jax.jacobians._scaled_gram import exponent_of_longest, out_of_range
+from mtlgrad_jax.jacobians._scaled_gram import out_of_range
 from mtlgrad_jax.typing import Gram
 
 
@@ -48,6 +48,5 @@ def undo_unit(unit_gram: Gram, exponents: jax.Array) -> tuple[Gram, jax.Array]:
     """
     both = exponents[:, None] + exponents[None, :]
     lengths = scale_by_power_of_two(jnp.diagonal(unit_gram), 2 * exponents)
-    longest = exponent_of_longest(unit_gram, exponents)
-    common = jnp.where(out_of_range(lengths), longest + 1, 0)
+    common = jnp.where(out_of_range(lengths), jnp.max(exponents) + 1, 0)
     return scale_by_power_of_two(unit_gram, both - 2 * common), common
