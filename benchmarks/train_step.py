@@ -22,7 +22,7 @@ Last figures (jax 0.10.2, TorchJD 0.18.0, two cores of an AMD EPYC):
     mgda, shared encoder, chunk_size=8             15.4 (0.34)         15.4 (0.08)         23.9 (0.03)
     TorchJD                                        81.3 (1.80)        359.9 (1.91)       2641.4 (3.00)
 
-Outcome: not slower than TorchJD by any, .4 to .7 of its step. Matrix-free, which is exact too, costs .9 to 1.05 means.
+Outcome: not slower than TorchJD by any, .3 to .7 of its step. Matrix-free, which is exact too, costs .9 to 1.05 means.
 The stack is at 1.1 to 1.2 means; other runs gave 1.06, 1.05 and 1.18. At T = 40 the 5 billion products of the Gram
 matrix alone are .11 s on one core, at that core's peak. XLA leaves gradients of dense layers transposed. They are
 turned around once, for Gram matrix, rescue and combination together (it was 1.7 to 1.8 means when each turned them
