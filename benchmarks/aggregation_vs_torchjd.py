@@ -21,11 +21,11 @@ Last figures (jax 0.10.2, TorchJD 0.18.0 on MKL, two cores of an AMD EPYC):
       8 10000000         68.53          58.1           111         16.37          1.62          4.19   4e-08   6e-08
 
 Outcome: missed at reading, 4 to 16 times at P >= 1e6; TorchJD is beaten in 5 of 8, and on one leaf in 6, the others
-being within a third. XLA:CPU multiplies slices of J on one core, at 46 billion products a second for T = 32, which is
-what that core can do (22 of the 32 ms); the peer uses both. Sixteen loops side by side bring in the second core, 1.3 to
-1.8 times faster for four times the time to compile, and sixteen slices in each pass the same for six times; products of
-several slices at once stay on one core. So that was left. A hundred leaves cost half a millisecond before anything is
-computed, most of it their way into the program; joining the tiny ones to one matrix saved nothing.
+taking up to 1.4 times as long. XLA:CPU multiplies slices of J on one core, at 46 billion products a second for T = 32,
+which is what that core can do (22 of the 32 ms); the peer uses both. Sixteen loops side by side bring in the second
+core, 1.3 to 1.8 times faster for four times the time to compile, and sixteen slices in each pass the same for six
+times; products of several slices at once stay on one core. So that was left. A hundred leaves cost half a millisecond
+before anything is computed, most of it their way into the program; joining the tiny ones to one matrix saved nothing.
 """
 
 import argparse

@@ -73,9 +73,9 @@ def weight_triangle(
 
 
 def _draw_averages(ax, gram):
-    alpha = np.stack(np.meshgrid(*[np.linspace(0, 1, FINE)] * 2), axis=-1).reshape(-1, 2)
-    alpha = alpha[alpha.sum(axis=1) <= 1 + 1e-9]
-    alpha = np.concatenate([1 - alpha.sum(axis=1, keepdims=True), alpha], axis=1)
+    second, third = np.indices((FINE, FINE)).reshape(2, -1)
+    shares = np.stack([FINE - 1 - second - third, second, third], axis=1)
+    alpha = shares[shares[:, 0] >= 0] / (FINE - 1)
     lengths = np.sqrt(np.maximum(np.einsum("ni,ij,nj->n", alpha, gram, alpha), 0))
     worst = np.min(alpha @ gram / np.sqrt(np.where(np.diag(gram) > 0, np.diag(gram), 1)), axis=1)
     points = (alpha @ CORNERS).T

@@ -49,10 +49,10 @@ def build_double_sampling(
 
 
 def _mean(first: PyTree, second: PyTree) -> PyTree:
-    def mean(left, right):
+    def middle(left, right):
         return (left / 2 + right / 2).astype(left.dtype) if jnp.issubdtype(left.dtype, jnp.inexact) else left
 
-    return jax.tree.map(mean, first, second)
+    return jax.tree.map(middle, first, second)
 
 
 def _cross_gram(first, second, axis_name):
