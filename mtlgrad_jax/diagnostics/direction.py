@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from mtlgrad_jax.diagnostics.gradients import cosines, relative_lengths, resolution
+from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal
 from mtlgrad_jax.solvers import min_norm
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import reciprocal
-from mtlgrad_jax.solvers.min_norm import check_gram, scale_to_simplex
+from mtlgrad_jax.solvers.min_norm import scale_to_simplex
 from mtlgrad_jax.typing import Gram, Weights
 
 

@@ -5,8 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
-from mtlgrad_jax.solvers.min_norm import check_gram
+from mtlgrad_jax.ground.grams import check_gram, reciprocal, row_norms
 from mtlgrad_jax.typing import Gram
 
 

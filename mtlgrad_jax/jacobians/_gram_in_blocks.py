@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.jacobians._contraction import contract, widest
-from mtlgrad_jax.jacobians._mesh_axes import split_axes, sum_of_pieces
+from mtlgrad_jax.ground.leaves import contract, widest
+from mtlgrad_jax.ground.meshes import split_axes, sum_of_pieces
 from mtlgrad_jax.jacobians._unit_rows import to_unit, undo_unit
 from mtlgrad_jax.typing import Gram
 

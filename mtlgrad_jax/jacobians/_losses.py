@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mtlgrad_jax.ground.leaves import is_inexact, shapes
 from mtlgrad_jax.typing import PyTree
 
 
@@ -85,18 +86,3 @@ def map_in_chunks(function: Callable[[PyTree], PyTree], rows: PyTree, chunk_size
     if chunk_size is None or chunk_size >= num_rows:
         return jax.vmap(function)(rows)
     return lax.map(function, rows, batch_size=None if chunk_size == 1 else chunk_size)
-
-
-def is_inexact(leaf: Any) -> bool:
-    """Whether a leaf is floating or complex, so that it has a gradient."""
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-
-
-def shapes(tree: PyTree) -> str:
-    """Describe the leaves of a tree for an error message."""
-    described = [
-        f"{jax.tree_util.keystr(path) or 'array'}: {jnp.result_type(leaf).name}{jnp.shape(leaf)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
-    shown = described[:8] + ([f"and {len(described) - 8} more"] if len(described) > 8 else [])
-    return "{" + ", ".join(shown) + "}"

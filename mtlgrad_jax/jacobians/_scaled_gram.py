@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax._powers_of_two import exponent_of, powers_of_two
-from mtlgrad_jax.jacobians._contraction import as_matrix, at_once, contract_matrices, parts, widest
-from mtlgrad_jax.jacobians._mesh_axes import AxisName, by_axes, check_axes, sum_of_pieces
+from mtlgrad_jax.ground.leaves import as_matrix, at_once, contract_matrices, parts, widest
+from mtlgrad_jax.ground.meshes import AxisName, check_axes, sum_of_pieces
+from mtlgrad_jax.ground.ranges import exponent_of, powers_of_two
+from mtlgrad_jax.ground.rows import largest_per_row
 from mtlgrad_jax.typing import Gram
 
 
@@ -74,20 +75,6 @@ def _largest(leaves, dtype, axis_name):
     """Return the largest finite magnitude in J, leaving out rows that are not finite."""
     per_row = largest_per_row(leaves, dtype, axis_name)
     return jnp.max(jnp.where(jnp.isfinite(per_row), per_row, 0))
-
-
-def largest_per_row(leaves: list[jax.Array], dtype: jnp.dtype, axis_name: AxisName) -> jax.Array:
-    """Return the largest magnitude of a real or imaginary part in every row, shape `(T,)`."""
-    per_row = jnp.zeros((), dtype)
-    for axes, group in by_axes(leaves, axis_name).items():
-        peaks = [
-            jnp.max(jnp.abs(part), axis=tuple(range(1, part.ndim)), initial=0).astype(dtype)
-            for leaf in group
-            for part in parts(leaf)
-        ]
-        peak = jnp.max(jnp.stack(peaks), axis=0)
-        per_row = jnp.maximum(per_row, lax.pmax(peak, axes) if axes else peak)
-    return per_row
 
 
 def _zero(gram):

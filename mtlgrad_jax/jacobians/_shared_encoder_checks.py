@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mtlgrad_jax.ground.leaves import contract
+from mtlgrad_jax.ground.meshes import split_axes, sum_of_pieces
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.jacobians._contraction import contract
-from mtlgrad_jax.jacobians._mesh_axes import split_axes, sum_of_pieces
 from mtlgrad_jax.typing import Weights
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def verify(jac: SharedEncoder, weights: Weights) -> Verification:
     """
     rows, _ = jac.places.representation.split(jac.representation_grads)
     full = jax.vmap(lambda row: jac.pull_to_encoder(row)[0])(rows)
-    at_parameters = stacked.gram(full, axis_name=split_axes(full, jac.losses))
-    return Verification(_cosines(jac.gram(), weights), _cosines(at_parameters, weights))
+    at_parameters, _ = stacked.scaled_gram(full, axis_name=split_axes(full, jac.losses))
+    return Verification(_cosines(jac.scaled_gram()[0], weights), _cosines(at_parameters, weights))
 
 
 def representation_overlap(jac: SharedEncoder) -> jax.Array:

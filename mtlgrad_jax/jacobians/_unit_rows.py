@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from mtlgrad_jax._powers_of_two import exponent_of, powers_of_two, scale_by_power_of_two
-from mtlgrad_jax.jacobians._contraction import map_parts, parts
+from mtlgrad_jax.ground.leaves import map_parts, parts
+from mtlgrad_jax.ground.meshes import largest_of_pieces
+from mtlgrad_jax.ground.ranges import exponent_of, powers_of_two, scale_by_power_of_two
 from mtlgrad_jax.jacobians._scaled_gram import out_of_range
 from mtlgrad_jax.typing import Gram
 
@@ -25,8 +25,7 @@ def to_unit(
       int32 scalar. A gradient that is zero or not finite stays so; its k is the smallest exponent.
     """
     peaks = [jnp.max(jnp.abs(part), initial=0).astype(dtype) for leaf in leaves for part in parts(leaf)]
-    peak = jnp.max(jnp.stack(peaks))
-    peak = lax.pmax(peak, split) if split else peak
+    peak = largest_of_pieces(peaks, split)
     exponent = exponent_of(jnp.where(jnp.isfinite(peak), peak, 0))
     first, second = powers_of_two(-exponent, dtype)
 

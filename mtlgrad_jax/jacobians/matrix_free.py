@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax._powers_of_two import scale_by_power_of_two
-from mtlgrad_jax.jacobians._contraction import widest
+from mtlgrad_jax.ground.leaves import widest
+from mtlgrad_jax.ground.meshes import average_losses, split_axes
+from mtlgrad_jax.ground.ranges import scale_by_power_of_two, undo_scale
 from mtlgrad_jax.jacobians._gram_in_blocks import gram_in_blocks
 from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, loss_vector, map_in_chunks, trainable
-from mtlgrad_jax.jacobians._mesh_axes import average_losses, split_axes
 from mtlgrad_jax.jacobians._scaled_gram import out_of_range
 from mtlgrad_jax.jacobians._unit_rows import to_unit, undo_unit
 from mtlgrad_jax.typing import Gram, PyTree, Weights
@@ -42,8 +42,8 @@ class MatrixFree:
     chunk_size: int | None
 
     def gram(self) -> Gram:
-        """Return JJᵀ; where float32 cannot hold it that of 2⁻ᵏJ, see `scaled_gram`."""
-        return self.scaled_gram()[0]
+        """Return JJᵀ."""
+        return undo_scale(*self.scaled_gram())
 
     def scaled_gram(self) -> tuple[Gram, jax.Array]:
         """Return the Gram matrix of 2⁻ᵏJ and k, as `stacked.scaled_gram` does.

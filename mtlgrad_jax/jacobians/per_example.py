@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from mtlgrad_jax.ground.ranges import undo_scale
 from mtlgrad_jax.jacobians._gram_in_blocks import gram_in_blocks
 from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, trainable
 from mtlgrad_jax.typing import Gram, PyTree, Weights
@@ -24,8 +25,8 @@ class PerExample:
     chunk_size: int | None
 
     def gram(self) -> Gram:
-        """Return JJᵀ; where float32 cannot hold it that of 2⁻ᵏJ, see `scaled_gram`."""
-        return self.scaled_gram()[0]
+        """Return JJᵀ."""
+        return undo_scale(*self.scaled_gram())
 
     def scaled_gram(self) -> tuple[Gram, jax.Array]:
         """Return the Gram matrix of 2⁻ᵏJ and k, as `stacked.scaled_gram` does."""

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mtlgrad_jax.ground.leaves import is_inexact, shapes
+from mtlgrad_jax.ground.meshes import average_losses, split_axes
+from mtlgrad_jax.ground.ranges import undo_scale
 from mtlgrad_jax.jacobians import matrix_free, stacked
-from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, is_inexact, shapes, stack_losses, trainable
-from mtlgrad_jax.jacobians._mesh_axes import average_losses, split_axes
+from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, stack_losses, trainable
 from mtlgrad_jax.jacobians._shared_encoder_checks import (
     Verification,
     is_disjoint,
@@ -63,7 +65,7 @@ class SharedEncoder:
 
     def gram(self) -> Gram:
         """Return the inner products ⟨∇_H Lᵢ, ∇_H Lⱼ⟩."""
-        return self.scaled_gram()[0]
+        return undo_scale(*self.scaled_gram())
 
     def scaled_gram(self) -> tuple[Gram, jax.Array]:
         """Return the Gram matrix of 2⁻ᵏJ and k, as `stacked.scaled_gram` does."""

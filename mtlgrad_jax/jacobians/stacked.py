@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.jacobians._contraction import at_least_single, explicit_sharding
-from mtlgrad_jax.jacobians._losses import check_chunk_size, is_inexact, loss_vector, map_in_chunks, shapes, trainable
+from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_inexact, shapes
+from mtlgrad_jax.ground.ranges import undo_scale
+from mtlgrad_jax.jacobians._losses import check_chunk_size, loss_vector, map_in_chunks, trainable
 from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
@@ -146,7 +147,7 @@ def gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None = None) 
 
     Returns:
       G, shape `(T, T)`; float32, or float64 if a leaf is. A row that is not finite makes its row and column
-      of G not finite and no other. Where float32 cannot hold G it is that of 2⁻ᵏJ (see `scaled_gram`).
+      of G not finite and no other. What float32 cannot hold is infinite or zero; `scaled_gram` holds it.
 
     Raises:
       ValueError: If the task axis is missing or inconsistent, or gradients differ over a mesh axis that
@@ -159,7 +160,7 @@ def gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None = None) 
       Array([[9., 2.],
              [2., 1.]], dtype=float32)
     """
-    return scaled_gram(task_grads, axis_name=axis_name)[0]
+    return undo_scale(*scaled_gram(task_grads, axis_name=axis_name))
 
 
 def scaled_gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None = None) -> tuple[Gram, jax.Array]:

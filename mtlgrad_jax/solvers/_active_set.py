@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import _restricted
-from mtlgrad_jax.solvers._full_precision import dot
 
 MAX_ARRIVALS = 10
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mtlgrad_jax.ground.grams import reciprocal
 from mtlgrad_jax.solvers import _active_set, _pivoting
-from mtlgrad_jax.solvers._scaling import reciprocal
 
 
 def solve(quadratic: jax.Array, linear: jax.Array) -> tuple[jax.Array, jax.Array]:

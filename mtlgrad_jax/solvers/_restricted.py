@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import linalg
 
-from mtlgrad_jax.solvers._full_precision import dot
+from mtlgrad_jax.ground.grams import dot
 
 
 def minimize(

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.lax import linalg
 
-from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import normalize_rows, reciprocal, row_norms
-from mtlgrad_jax.solvers.min_norm import check_gram, min_norm
+from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal, row_norms
+from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
+from mtlgrad_jax.solvers.min_norm import min_norm
 from mtlgrad_jax.typing import Gram, Solution
 
 MAX_STEPS = 60

@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
+from mtlgrad_jax.ground.grams import dot, reciprocal, row_norms
 
 
 def min_norm_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = None) -> jax.Array:

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mtlgrad_jax.ground.grams import check_gram, dot, without_scale
 from mtlgrad_jax.solvers import _active_set
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import without_scale
 from mtlgrad_jax.solvers.certificates import min_norm_gap
-from mtlgrad_jax.solvers.min_norm import check_gram, check_num_simplex, penalized, scale_to_simplex
+from mtlgrad_jax.solvers.min_norm import check_num_simplex, penalized, scale_to_simplex
 from mtlgrad_jax.typing import Gram, Solution
 
 STEPS = ("line_search", "1/(k+1)", "2/(k+2)", "fully_corrective")

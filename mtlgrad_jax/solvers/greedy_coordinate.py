@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import normalize_rows, reciprocal, row_norms, without_scale
+from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal, row_norms, without_scale
 from mtlgrad_jax.solvers.certificates import min_norm_gap
-from mtlgrad_jax.solvers.min_norm import check_gram
 from mtlgrad_jax.typing import Gram, Solution
 
 RULES = ("gauss_southwell", "article")

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import reciprocal, row_norms, without_scale
-from mtlgrad_jax.solvers.min_norm import check_gram, min_norm
+from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal, row_norms, without_scale
+from mtlgrad_jax.solvers.min_norm import min_norm
 from mtlgrad_jax.solvers.nnls import nnls
 from mtlgrad_jax.typing import Gram, Solution
 

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from mtlgrad_jax.ground.grams import check_gram, normalize_rows, reciprocal, without_scale
 from mtlgrad_jax.solvers import _exact
-from mtlgrad_jax.solvers._scaling import normalize_rows, reciprocal, without_scale
 from mtlgrad_jax.solvers.certificates import min_norm_gap
 from mtlgrad_jax.typing import Gram, Solution
 
@@ -105,15 +105,6 @@ def _half_space(gram):
     square = gram[1, 1]
     share = jnp.where(square > 0, jnp.maximum(-gram[0, 1], 0) / jnp.where(square > 0, square, 1), 0)
     return jnp.stack([jnp.ones_like(share), share])
-
-
-def check_gram(gram: Gram) -> int:
-    """Return T, or explain what a Gram matrix is."""
-    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.shape[0] == 0:
-        raise ValueError(f"expected a Gram matrix of shape (T, T), got {gram.shape}; batch with jax.vmap.")
-    if not jnp.issubdtype(gram.dtype, jnp.floating):
-        raise ValueError(f"expected a float32 or float64 Gram matrix, got {gram.dtype}; convert it first.")
-    return gram.shape[0]
 
 
 def check_num_simplex(num_simplex: int | None, num_tasks: int) -> int:

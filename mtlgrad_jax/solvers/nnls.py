@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from mtlgrad_jax.ground.grams import normalize_rows, reciprocal
 from mtlgrad_jax.solvers import _exact
-from mtlgrad_jax.solvers._scaling import normalize_rows, reciprocal
 from mtlgrad_jax.solvers.certificates import nnls_gap
 from mtlgrad_jax.typing import Solution
 

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.lax import linalg
 
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import reciprocal
+from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal
 from mtlgrad_jax.solvers.certificates import min_norm_gap
-from mtlgrad_jax.solvers.min_norm import check_gram, check_num_simplex
+from mtlgrad_jax.solvers.min_norm import check_num_simplex
 from mtlgrad_jax.typing import Gram, Solution
 
 ITERATIONS = ("newton", "averaged", "plain")

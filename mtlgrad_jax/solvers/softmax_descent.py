@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import normalize_rows, reciprocal
+from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal
 from mtlgrad_jax.solvers.certificates import min_norm_gap
-from mtlgrad_jax.solvers.min_norm import check_gram, check_num_simplex
+from mtlgrad_jax.solvers.min_norm import check_num_simplex
 from mtlgrad_jax.typing import Gram, Solution
 
 LEARNING_RATE = 0.3  # of logits, hence without units

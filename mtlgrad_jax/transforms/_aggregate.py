@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.solvers._full_precision import dot
 from mtlgrad_jax.solvers.certificates import conflict_gap
 from mtlgrad_jax.transforms import _nonfinite
 from mtlgrad_jax.typing import PyTree, StatefulWeighting, Weighting, as_stateful

@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
+from mtlgrad_jax.ground.rows import cross_products
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.jacobians._contraction import contract, widest
 from mtlgrad_jax.transforms._aggregate import Aggregator, build
 from mtlgrad_jax.typing import PyTree, StatefulWeighting
 
@@ -62,11 +61,4 @@ def _cross_gram(first, second, axis_name):
             f"expected second_task_grads for the same T={stacked.count_tasks(first)} tasks as task_grads, "
             f"got T={stacked.count_tasks(second)}."
         )
-    pairs = [
-        (left, right)
-        for left, right in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-        if jnp.issubdtype(left.dtype, jnp.inexact)
-    ]
-    dtype = widest([left for left, _ in pairs])
-    total = sum(contract(left, right.astype(left.dtype), 1).astype(dtype) for left, right in pairs)
-    return total if axis_name is None else lax.psum(total, axis_name)
+    return cross_products(first, second, axis_name=axis_name)

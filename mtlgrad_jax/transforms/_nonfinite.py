@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax.solvers._full_precision import dot
+from mtlgrad_jax.ground.grams import dot
 
 POLICIES = ("propagate", "skip", "drop_task")
 

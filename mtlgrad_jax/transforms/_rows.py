@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from mtlgrad_jax._powers_of_two import scale_by_power_of_two
+from mtlgrad_jax.ground.grams import reciprocal, row_norms
+from mtlgrad_jax.ground.leaves import at_least_single, choose
+from mtlgrad_jax.ground.ranges import scale_by_power_of_two
+from mtlgrad_jax.ground.rows import inner_products, scale_tree
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.jacobians._contraction import at_least_single, contract, map_parts, widest
-from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
 from mtlgrad_jax.transforms import _nonfinite
 from mtlgrad_jax.transforms._aggregate import Aggregator, check_options, empty_record, record
-from mtlgrad_jax.typing import PyTree, RowMethod, picking_extras
+from mtlgrad_jax.typing import RowMethod, picking_extras
 
 
 def build_rows(
@@ -72,72 +73,6 @@ def build_rows(
         return direction, state
 
     return Aggregator(init, update)
-
-
-def zeros_like_rows(params: PyTree, num_tasks: int | None = None) -> PyTree:
-    """Return zeros shaped like the parameters, or like their stacked gradients, in float32 or better."""
-    leading = () if num_tasks is None else (num_tasks,)
-
-    def zeros(leaf):
-        dtype = jnp.result_type(leaf)
-        wide = at_least_single(dtype) if jnp.issubdtype(dtype, jnp.inexact) else jnp.float32
-        return jnp.zeros_like(leaf, dtype=wide, shape=(*leading, *jnp.shape(leaf)))
-
-    return jax.tree.map(zeros, params)
-
-
-def move_towards(memory: PyTree, rows: PyTree, share: jax.Array | float) -> PyTree:
-    """Return (1 − share)·memory + share·rows leaf by leaf; integer leaves carry no gradient and stay zero."""
-
-    def move(old, new):
-        if not jnp.issubdtype(new.dtype, jnp.inexact):
-            return old
-        return old + times(share, new.astype(old.dtype) - old)
-
-    return jax.tree.map(move, memory, rows)
-
-
-def times(share: jax.Array | float, leaf: jax.Array) -> jax.Array:
-    """Multiply a leaf by a real number, a complex one part by part: 0·(∞ + i) has no NaN in its imaginary part."""
-    return map_parts(lambda part: jnp.asarray(share, part.dtype) * part, leaf)
-
-
-def cast_like(tree: PyTree, example: PyTree) -> PyTree:
-    """Cast leaves to the dtypes of another tree."""
-    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, example)
-
-
-def choose(condition: jax.Array, tree: PyTree, other: PyTree) -> PyTree:
-    """Return one tree or the other, whole."""
-    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), tree, other)
-
-
-def inner_products(task_grads: PyTree, direction: PyTree, *, axis_name=None) -> jax.Array:
-    """Return Re⟨gᵢ, u⟩ for every task, shape `(T,)`."""
-    pairs = zip(jax.tree.leaves(task_grads), jax.tree.leaves(direction), strict=True)
-
-    def product(leaf, other):
-        dtype = leaf.dtype if leaf.dtype == other.dtype else at_least_single(leaf.dtype)
-        return contract(leaf.astype(dtype), other.astype(dtype)[None], 1)[:, 0]
-
-    products = [product(leaf, other) for leaf, other in pairs if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    dtype = widest(products)
-    total = sum(product.astype(dtype) for product in products)
-    return total if axis_name is None else lax.psum(total, axis_name)
-
-
-def scale_tree(tree: PyTree, exponent: jax.Array) -> PyTree:
-    """Multiply floating leaves by a power of two."""
-
-    def scale(leaf):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
-        if jnp.iscomplexobj(leaf):
-            return lax.complex(scale(leaf.real), scale(leaf.imag))
-        wide = leaf.astype(at_least_single(leaf.dtype))
-        return scale_by_power_of_two(wide, exponent).astype(leaf.dtype)
-
-    return jax.tree.map(scale, tree)
 
 
 def _deepest_conflict(task_grads, direction, gram, log2_scale, axis_name):

@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from mtlgrad_jax.ground.leaves import at_least_single, is_inexact, map_parts, times
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.jacobians._contraction import at_least_single, map_parts
-from mtlgrad_jax.jacobians._losses import is_inexact
-from mtlgrad_jax.transforms._rows import times
 from mtlgrad_jax.typing import PyTree
 
 MISSING = ("mean", "zero")

@@ -5,11 +5,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
-from mtlgrad_jax._powers_of_two import exponent_of
+from mtlgrad_jax.ground.leaves import times
+from mtlgrad_jax.ground.meshes import largest_of_pieces
+from mtlgrad_jax.ground.ranges import exponent_of
+from mtlgrad_jax.ground.rows import inner_products, move_towards, scale_tree, zeros_like_rows
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.transforms._rows import build_rows, inner_products, move_towards, scale_tree, times, zeros_like_rows
+from mtlgrad_jax.transforms._rows import build_rows
 from mtlgrad_jax.typing import PyTree, RowMethod
 
 
@@ -87,8 +89,7 @@ def bloop(
 
 def _largest(tree, axis_name):
     peaks = [jnp.max(jnp.abs(leaf), initial=0).astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
-    largest = jnp.max(jnp.stack(peaks))
-    largest = largest if axis_name is None else lax.pmax(largest, axis_name)
+    largest = largest_of_pieces(peaks, axis_name)
     return jnp.where(jnp.isfinite(largest), largest, 0)
 
 

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
+from mtlgrad_jax.ground.leaves import is_inexact, map_parts, per_row, widest
+from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
+from mtlgrad_jax.ground.rows import row_lengths
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.jacobians._contraction import map_parts, widest
-from mtlgrad_jax.jacobians._losses import is_inexact
-from mtlgrad_jax.jacobians._row_lengths import per_row, row_lengths
 
 
 def clip_task_norms(

@@ -5,11 +5,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
+from mtlgrad_jax.ground.leaves import widest
+from mtlgrad_jax.ground.meshes import sum_of_pieces
+from mtlgrad_jax.ground.rows import zeros_like_rows
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.jacobians._contraction import widest
-from mtlgrad_jax.transforms._rows import build_rows, zeros_like_rows
+from mtlgrad_jax.transforms._rows import build_rows
 from mtlgrad_jax.typing import PyTree, RowMethod
 
 
@@ -98,5 +99,4 @@ def _accumulate(task_grads, roots, axis_name):
             share = size * (size / jnp.where(root > 0, root, 1))
             excess.append(jnp.sum(share, axis=tuple(range(1, leaf.ndim)), dtype=dtype))
         moved.append(root)
-    total = sum(excess)
-    return jax.tree.unflatten(treedef, moved), total if axis_name is None else lax.psum(total, axis_name)
+    return jax.tree.unflatten(treedef, moved), sum_of_pieces(excess, axis_name)

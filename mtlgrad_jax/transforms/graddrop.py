@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax._random_keys import key_sequence
-from mtlgrad_jax.jacobians._contraction import at_least_single
+from mtlgrad_jax.ground.keys import key_sequence
+from mtlgrad_jax.ground.leaves import at_least_single
 from mtlgrad_jax.transforms._rows import build_rows
 from mtlgrad_jax.typing import RowMethod
 

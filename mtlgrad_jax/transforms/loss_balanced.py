@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax import weightings
+from mtlgrad_jax.ground.leaves import at_least_single, cast_like, times
+from mtlgrad_jax.ground.rows import move_towards, zeros_like_rows
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.jacobians._contraction import at_least_single
-from mtlgrad_jax.transforms._rows import build_rows, cast_like, move_towards, times, zeros_like_rows
+from mtlgrad_jax.transforms._rows import build_rows
 from mtlgrad_jax.typing import PyTree, RowMethod
 
 

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax._powers_of_two import scale_by_power_of_two
+from mtlgrad_jax.ground.grams import dot
+from mtlgrad_jax.ground.leaves import cast_like
+from mtlgrad_jax.ground.ranges import scale_by_power_of_two
+from mtlgrad_jax.ground.rows import move_towards, zeros_like_rows
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.transforms._rows import build_rows, cast_like, move_towards, zeros_like_rows
+from mtlgrad_jax.transforms._rows import build_rows
 from mtlgrad_jax.typing import PyTree, RowMethod
 from mtlgrad_jax.weightings._simplex import descend
 

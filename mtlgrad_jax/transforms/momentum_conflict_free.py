@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax import weightings
+from mtlgrad_jax.ground.leaves import cast_like, choose, is_inexact, map_parts, shapes, times
+from mtlgrad_jax.ground.meshes import all_of_pieces
+from mtlgrad_jax.ground.rows import zeros_like_rows
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.jacobians._contraction import map_parts
-from mtlgrad_jax.jacobians._losses import is_inexact, shapes
 from mtlgrad_jax.solvers.certificates import conflict_gap
 from mtlgrad_jax.transforms._aggregate import check_options, empty_record, record
-from mtlgrad_jax.transforms._rows import cast_like, choose, times, zeros_like_rows
 from mtlgrad_jax.typing import PyTree, RowMethod
 
 
@@ -148,8 +148,7 @@ def _check_shapes(updates, momenta):
 
 
 def _all_finite(tree, axis_name):
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-    return finite if axis_name is None else jax.lax.pmin(finite.astype(jnp.int32), axis_name) > 0
+    return all_of_pieces([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)], axis_name)
 
 
 def _move_row(momentum, gradient, seen, share):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.jacobians._contraction import at_least_single, contract, widest
+from mtlgrad_jax.ground.leaves import at_least_single, contract, widest
 
 SCOPES = ("tree", "leaf")
 

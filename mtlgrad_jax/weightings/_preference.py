@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from mtlgrad_jax.solvers.min_norm import check_gram
+from mtlgrad_jax.ground.grams import check_gram
 from mtlgrad_jax.typing import Gram
 
 

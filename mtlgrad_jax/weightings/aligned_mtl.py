@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import without_scale
+from mtlgrad_jax.ground.grams import dot, without_scale
 from mtlgrad_jax.typing import Gram, Weights
 from mtlgrad_jax.weightings import _preference, _spectral
 

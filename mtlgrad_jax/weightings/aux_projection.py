@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax.solvers._scaling import reciprocal
-from mtlgrad_jax.solvers.min_norm import check_gram
+from mtlgrad_jax.ground.grams import check_gram, reciprocal
 from mtlgrad_jax.typing import Gram, Weights
 
 

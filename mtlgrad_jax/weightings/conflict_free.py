@@ -2,9 +2,7 @@
 
 import jax.numpy as jnp
 
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import normalize_rows, reciprocal, without_scale
-from mtlgrad_jax.solvers.min_norm import check_gram
+from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal, without_scale
 from mtlgrad_jax.typing import Gram, Weights
 from mtlgrad_jax.weightings import _spectral
 

@@ -2,8 +2,7 @@
 
 import jax.numpy as jnp
 
-from mtlgrad_jax.solvers._scaling import reciprocal, row_norms, without_scale
-from mtlgrad_jax.solvers.min_norm import check_gram
+from mtlgrad_jax.ground.grams import check_gram, reciprocal, row_norms, without_scale
 from mtlgrad_jax.typing import Gram, Weights
 
 VARIANTS = ("center", "projection", "average")

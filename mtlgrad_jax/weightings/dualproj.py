@@ -3,8 +3,8 @@
 import jax
 from jax.typing import ArrayLike
 
+from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import nnls
-from mtlgrad_jax.solvers._full_precision import dot
 from mtlgrad_jax.solvers.certificates import nnls_gap
 from mtlgrad_jax.typing import Gram, Weights
 from mtlgrad_jax.weightings import _preference

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
+from mtlgrad_jax.ground.grams import reciprocal, row_norms
 from mtlgrad_jax.typing import StatefulWeighting
 from mtlgrad_jax.weightings._losses import check_losses
 

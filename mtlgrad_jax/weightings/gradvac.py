@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax._random_keys import key_sequence
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
+from mtlgrad_jax.ground.grams import dot, reciprocal, row_norms
+from mtlgrad_jax.ground.keys import key_sequence
 from mtlgrad_jax.typing import StatefulWeighting
 from mtlgrad_jax.weightings.pcgrad import random_orders
 

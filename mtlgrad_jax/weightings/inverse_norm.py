@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax._powers_of_two import scale_by_power_of_two
-from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
+from mtlgrad_jax.ground.grams import reciprocal, row_norms
+from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.typing import Gram, Weights
 
 

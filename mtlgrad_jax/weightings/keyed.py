@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from mtlgrad_jax._random_keys import key_sequence
+from mtlgrad_jax.ground.keys import key_sequence
 from mtlgrad_jax.typing import StatefulWeighting, Weights, picking_extras
 
 

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from mtlgrad_jax.solvers._scaling import without_scale
+from mtlgrad_jax.ground.grams import without_scale
 from mtlgrad_jax.typing import Gram, Weights
 
 

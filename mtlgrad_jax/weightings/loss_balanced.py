@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
+from mtlgrad_jax.ground.grams import reciprocal, row_norms
 from mtlgrad_jax.typing import Gram, Weights
 from mtlgrad_jax.weightings._losses import check_losses, exp_in_range, log_losses
 

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax._powers_of_two import scale_by_power_of_two
+from mtlgrad_jax.ground.grams import reciprocal, row_norms
+from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.solvers import min_norm
-from mtlgrad_jax.solvers._scaling import reciprocal, row_norms
 from mtlgrad_jax.typing import Gram, Solver, Weights
 
 NORMALIZATIONS = ("none", "l2", "loss", "loss+")

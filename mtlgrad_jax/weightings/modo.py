@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax.solvers._full_precision import dot
+from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.typing import Gram, StatefulWeighting
 from mtlgrad_jax.weightings._simplex import descend
 

@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax._powers_of_two import scale_by_power_of_two
+from mtlgrad_jax.ground.grams import dot, reciprocal
+from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.solvers import alpha_fair
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import reciprocal
 from mtlgrad_jax.typing import Gram, Weights
 
 

@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from mtlgrad_jax._powers_of_two import scale_by_power_of_two
+from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal
+from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.solvers import nnls
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import normalize_rows, reciprocal
-from mtlgrad_jax.solvers.min_norm import check_gram
 from mtlgrad_jax.typing import StatefulWeighting
 
 

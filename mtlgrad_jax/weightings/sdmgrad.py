@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.solvers._full_precision import dot
-from mtlgrad_jax.solvers._scaling import reciprocal
+from mtlgrad_jax.ground.grams import dot, reciprocal
 from mtlgrad_jax.typing import StatefulWeighting
 from mtlgrad_jax.weightings import _preference
 from mtlgrad_jax.weightings._simplex import descend

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from mtlgrad_jax.solvers.min_norm import check_gram
+from mtlgrad_jax.ground.grams import check_gram
 from mtlgrad_jax.typing import Gram, Weights
 
 

@@ -6,8 +6,8 @@ import jax
 from jax import lax
 from jax.typing import ArrayLike
 
+from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import nnls
-from mtlgrad_jax.solvers._full_precision import dot
 from mtlgrad_jax.typing import Gram, Weights
 from mtlgrad_jax.weightings import _preference
 

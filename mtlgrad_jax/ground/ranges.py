@@ -50,6 +50,11 @@ def powers_of_two(exponent: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax
     return _power_of_two(half, dtype), _power_of_two(exponent - half, dtype)
 
 
+def undo_scale(gram: jax.Array, exponent: jax.Array) -> jax.Array:
+    """Return JJᵀ from the Gram matrix of 2⁻ᵏJ and k, as far as the type can hold it."""
+    return scale_by_power_of_two(gram, 2 * exponent)
+
+
 def _power_of_two(exponent, dtype):
     info = jnp.finfo(dtype)
     integer = _INTEGERS[info.bits]

@@ -1,6 +1,7 @@
-"""The inner product of two leaves, written so that it neither rounds, copies nor gathers."""
+"""Single arrays of a tree: an inner product that neither rounds, copies nor gathers, casts, and what to call them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,14 +100,6 @@ def explicit_sharding(leaf: jax.Array, axes: tuple[int, ...]) -> NamedSharding |
     return NamedSharding(sharding.mesh, PartitionSpec(*(sharding.spec[axis] for axis in axes)))
 
 
-def varying_axes(leaf: jax.Array) -> frozenset[str]:
-    """Return the mesh axes over which a leaf differs inside `shard_map`, empty if that is not tracked."""
-    aval = jax.typeof(leaf)
-    if hasattr(aval, "vma"):  # before jax 0.10
-        return aval.vma
-    return aval.manual_axis_type.varying
-
-
 def parts(leaf: jax.Array) -> tuple[jax.Array, ...]:
     """Return the real and the imaginary part of a complex leaf, a real one as it is."""
     return (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,)
@@ -125,3 +118,38 @@ def at_least_single(dtype: jnp.dtype) -> jnp.dtype:
 def widest(leaves: list[jax.Array]) -> jnp.dtype:
     """Return the dtype in which products of these leaves are summed: float64 if one needs it, else float32."""
     return jnp.dtype(jnp.float64 if any(jnp.finfo(leaf.dtype).bits == 64 for leaf in leaves) else jnp.float32)
+
+
+def times(share: jax.Array | float, leaf: jax.Array) -> jax.Array:
+    """Multiply a leaf by a real number, a complex one part by part: 0·(∞ + i) has no NaN in its imaginary part."""
+    return map_parts(lambda part: jnp.asarray(share, part.dtype) * part, leaf)
+
+
+def per_row(values: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Give a vector of T numbers the trailing axes that it needs beside a leaf of T rows."""
+    return values.reshape(values.shape + (1,) * (leaf.ndim - 1))
+
+
+def cast_like(tree: Any, example: Any) -> Any:
+    """Cast leaves to the dtypes of another tree."""
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, example)
+
+
+def choose(condition: jax.Array, tree: Any, other: Any) -> Any:
+    """Return one tree or the other, whole."""
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), tree, other)
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf is floating or complex, so that it has a gradient."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def shapes(tree: Any) -> str:
+    """Describe the leaves of a tree for an error message."""
+    described = [
+        f"{jax.tree_util.keystr(path) or 'array'}: {jnp.result_type(leaf).name}{jnp.shape(leaf)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    shown = described[:8] + ([f"and {len(described) - 8} more"] if len(described) > 8 else [])
+    return "{" + ", ".join(shown) + "}"

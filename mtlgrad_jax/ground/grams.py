@@ -1,10 +1,31 @@
-"""Take the units out of a Gram matrix: exact solvers see cosines, never lengths."""
+"""Small Gram matrices: what one is, products in full precision, lengths, and the same without units."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from mtlgrad_jax._powers_of_two import exponent_of, scale_by_power_of_two
+from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
+
+dot = partial(jnp.dot, precision=lax.Precision.HIGHEST)  # which TPUs and GPUs must not round to bfloat16 or TF32
+
+
+def check_gram(gram: jax.Array) -> int:
+    """Return T, or explain what a Gram matrix is."""
+    if not hasattr(gram, "ndim") or not hasattr(gram, "dtype"):
+        raise ValueError(
+            f"expected a Gram matrix, a float array of shape (T, T), got a {type(gram).__name__}; {_MADE}."
+        )
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.shape[0] == 0:
+        raise ValueError(f"expected a Gram matrix of shape (T, T), got {gram.shape}; {_MADE}, batch with jax.vmap.")
+    if gram.dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(f"expected a float32 or float64 Gram matrix, got {gram.dtype}; {_MADE}.")
+    return gram.shape[0]
+
+
+_MADE = "make it from stacked task gradients with mtl.jacobians.stacked.gram"
 
 
 def without_scale(gram: jax.Array) -> jax.Array:
