@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import mtlgrad_jax as mtl
-from mtlgrad_jax.jacobians import _contraction, stacked
+from mtlgrad_jax.ground import leaves
+from mtlgrad_jax.jacobians import stacked
 
 RNG = np.random.default_rng(0)
 
@@ -223,11 +224,11 @@ def test_losses_of_the_wrong_shape_are_explained(fn, sentence):
 def test_long_rows_in_slices_give_the_same_products(num_columns, dtype):
     left, right = (jnp.asarray(RNG.standard_normal((t, num_columns)), dtype) for t in (3, 2))
     expected = np.asarray(left, np.float64) @ np.asarray(right, np.float64).T
-    for contract in (_contraction.contract_matrices, lambda a, b: _contraction.contract(a, b, 1)):
+    for contract in (leaves.contract_matrices, lambda a, b: leaves.contract(a, b, 1)):
         actual = jax.jit(contract)(left, right)
         assert actual.dtype == jnp.float32
         np.testing.assert_allclose(actual, expected, atol=1e-6 * num_columns**0.5 * 8)
-    jac = lambda rows: jnp.sum(_contraction.contract_matrices(rows, rows))
+    jac = lambda rows: jnp.sum(leaves.contract_matrices(rows, rows))
     np.testing.assert_allclose(
         jax.grad(jac)(left[:2]), 2 * jnp.sum(left[:2], 0)[None, :].repeat(2, 0), rtol=2e-2, atol=1e-1
     )
