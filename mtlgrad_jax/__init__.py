@@ -14,130 +14,76 @@
 | u      | `update`     | params                    | Jᵀw; an ascent direction, Optax negates it          |
 | p      | `preference` | `(T,)`                    | how much each task matters; uniform, sums to one    |
 
-Methods live twice: `mtl.weightings.NAME(gram)` is a pure function of the Gram matrix, `mtl.NAME()` the Optax
-transformation made from it. `mtl.diagnostics` tells what a step did; `mtl.plots` draws it, and is imported when it
-is first asked for.
+A method is one file, `mtl.methods.NAME`: its weights are `mtl.weightings.NAME(gram)`, a pure function of the Gram
+matrix, its Optax transformation is `mtl.NAME()`, and `mtl.methods.catalogue()` is the table of all. `mtl.diagnostics`
+tells what a step did; `mtl.plots` draws it, and is imported when it is first asked for.
 """
 
 import importlib
 
-from mtlgrad_jax import diagnostics, jacobians, solvers, transforms, typing, weightings
-from mtlgrad_jax.descent import DescentInfo, descent_direction
-from mtlgrad_jax.jacobians.separate_losses import separate_value_and_grad
-from mtlgrad_jax.jacobians.stacked import task_value_and_grad
-from mtlgrad_jax.transforms import (
-    AccumulateState,
-    AggregateState,
-    accumulate,
-    adam_relu_l2,
-    aggregate,
-    aligned_mtl,
-    aux_projection,
-    bloop,
-    cagrad,
-    clip_task_norms,
-    conflict_free,
-    constant,
-    cosine_gate,
-    cr_mogm,
-    dcgd,
-    dualproj,
-    dwa,
-    dynamic_barrier,
-    excess_mtl,
-    fairgrad,
-    famo,
-    geometric,
-    graddrop,
-    gradnorm,
-    gradvac,
-    guided_masking,
-    imtl_g,
-    imtl_l,
-    inverse_norm,
-    krum,
-    loss_balanced,
-    mean,
-    mgda,
-    moco,
-    modo,
-    momentum_conflict_free,
-    nash_mtl,
-    pcd,
-    pcgrad,
-    primary_aux,
-    random_weights,
-    relu_l2_project,
-    sdmgrad,
-    si,
-    stch,
-    sum,
-    trimmed_mean,
-    uncertainty,
-    upgrad,
-)
+from mtlgrad_jax import diagnostics as diagnostics
+from mtlgrad_jax import jacobians as jacobians
+from mtlgrad_jax import methods as methods
+from mtlgrad_jax import solvers as solvers
+from mtlgrad_jax import step as step
+from mtlgrad_jax import transforms as transforms
+from mtlgrad_jax import typing as typing
+from mtlgrad_jax import weightings as weightings
+from mtlgrad_jax.descent import DescentInfo as DescentInfo
+from mtlgrad_jax.descent import descent_direction as descent_direction
+from mtlgrad_jax.jacobians.separate import separate_value_and_grad as separate_value_and_grad
+from mtlgrad_jax.jacobians.stacked import task_value_and_grad as task_value_and_grad
+from mtlgrad_jax.methods.aligned_mtl import aligned_mtl as aligned_mtl
+from mtlgrad_jax.methods.aux_projection import aux_projection as aux_projection
+from mtlgrad_jax.methods.bloop import bloop as bloop
+from mtlgrad_jax.methods.cagrad import cagrad as cagrad
+from mtlgrad_jax.methods.conflict_free import conflict_free as conflict_free
+from mtlgrad_jax.methods.constant import constant as constant
+from mtlgrad_jax.methods.cosine_gate import cosine_gate as cosine_gate
+from mtlgrad_jax.methods.cr_mogm import cr_mogm as cr_mogm
+from mtlgrad_jax.methods.dcgd import dcgd as dcgd
+from mtlgrad_jax.methods.dualproj import dualproj as dualproj
+from mtlgrad_jax.methods.dwa import dwa as dwa
+from mtlgrad_jax.methods.dynamic_barrier import dynamic_barrier as dynamic_barrier
+from mtlgrad_jax.methods.excess_mtl import excess_mtl as excess_mtl
+from mtlgrad_jax.methods.fairgrad import fairgrad as fairgrad
+from mtlgrad_jax.methods.famo import famo as famo
+from mtlgrad_jax.methods.geometric import geometric as geometric
+from mtlgrad_jax.methods.graddrop import graddrop as graddrop
+from mtlgrad_jax.methods.gradnorm import gradnorm as gradnorm
+from mtlgrad_jax.methods.gradvac import gradvac as gradvac
+from mtlgrad_jax.methods.guided_masking import guided_masking as guided_masking
+from mtlgrad_jax.methods.imtl_g import imtl_g as imtl_g
+from mtlgrad_jax.methods.imtl_l import imtl_l as imtl_l
+from mtlgrad_jax.methods.inverse_norm import inverse_norm as inverse_norm
+from mtlgrad_jax.methods.krum import krum as krum
+from mtlgrad_jax.methods.loss_balanced import loss_balanced as loss_balanced
+from mtlgrad_jax.methods.mean import mean as mean
+from mtlgrad_jax.methods.mgda import mgda as mgda
+from mtlgrad_jax.methods.moco import moco as moco
+from mtlgrad_jax.methods.modo import modo as modo
+from mtlgrad_jax.methods.momentum_conflict_free import momentum_conflict_free as momentum_conflict_free
+from mtlgrad_jax.methods.nash_mtl import nash_mtl as nash_mtl
+from mtlgrad_jax.methods.pcd import pcd as pcd
+from mtlgrad_jax.methods.pcgrad import pcgrad as pcgrad
+from mtlgrad_jax.methods.primary_aux import primary_aux as primary_aux
+from mtlgrad_jax.methods.random_weights import random_weights as random_weights
+from mtlgrad_jax.methods.sdmgrad import sdmgrad as sdmgrad
+from mtlgrad_jax.methods.si import si as si
+from mtlgrad_jax.methods.stch import stch as stch
+from mtlgrad_jax.methods.sum import sum as sum
+from mtlgrad_jax.methods.trimmed_mean import trimmed_mean as trimmed_mean
+from mtlgrad_jax.methods.uncertainty import uncertainty as uncertainty
+from mtlgrad_jax.methods.upgrad import upgrad as upgrad
+from mtlgrad_jax.transforms.accumulate import AccumulateState as AccumulateState
+from mtlgrad_jax.transforms.accumulate import accumulate as accumulate
+from mtlgrad_jax.transforms.aggregate import AggregateState as AggregateState
+from mtlgrad_jax.transforms.aggregate import aggregate as aggregate
+from mtlgrad_jax.transforms.clip_task_norms import clip_task_norms as clip_task_norms
+from mtlgrad_jax.transforms.relu_l2 import adam_relu_l2 as adam_relu_l2
+from mtlgrad_jax.transforms.relu_l2 import relu_l2_project as relu_l2_project
 
-__all__ = [
-    "AccumulateState",
-    "AggregateState",
-    "DescentInfo",
-    "accumulate",
-    "adam_relu_l2",
-    "aggregate",
-    "aligned_mtl",
-    "aux_projection",
-    "bloop",
-    "cagrad",
-    "clip_task_norms",
-    "conflict_free",
-    "constant",
-    "cosine_gate",
-    "cr_mogm",
-    "dcgd",
-    "descent_direction",
-    "diagnostics",
-    "dualproj",
-    "dwa",
-    "dynamic_barrier",
-    "excess_mtl",
-    "fairgrad",
-    "famo",
-    "geometric",
-    "graddrop",
-    "gradnorm",
-    "gradvac",
-    "guided_masking",
-    "imtl_g",
-    "imtl_l",
-    "inverse_norm",
-    "jacobians",
-    "krum",
-    "loss_balanced",
-    "mean",
-    "mgda",
-    "moco",
-    "modo",
-    "momentum_conflict_free",
-    "nash_mtl",
-    "pcd",
-    "pcgrad",
-    "primary_aux",
-    "random_weights",
-    "relu_l2_project",
-    "sdmgrad",
-    "separate_value_and_grad",
-    "si",
-    "solvers",
-    "stch",
-    "sum",
-    "task_value_and_grad",
-    "transforms",
-    "trimmed_mean",
-    "typing",
-    "uncertainty",
-    "upgrad",
-    "weightings",
-]
+__all__ = [name for name in dir() if not name.startswith("_") and name != "importlib"]  # pyright: ignore
 
 
 def __getattr__(name: str):

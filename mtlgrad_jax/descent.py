@@ -1,15 +1,23 @@
 """Losses, direction and evidence in one call, for a training loop of one's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from mtlgrad_jax.jacobians import matrix_free, stacked
-from mtlgrad_jax.solvers.certificates import conflict_gap
-from mtlgrad_jax.typing import Gram, Jacobian, PyTree, StatefulWeighting, Weighting, Weights, as_stateful
-
-METHODS = {"stacked": stacked.linearize, "matrix_free": matrix_free.linearize}
+from mtlgrad_jax import step
+from mtlgrad_jax.jacobians import WAYS
+from mtlgrad_jax.typing import (
+    Gram,
+    Jacobian,
+    Method,
+    Nonfinite,
+    PyTree,
+    RowMethod,
+    StatefulWeighting,
+    Weighting,
+    Weights,
+)
 
 
 class DescentInfo(NamedTuple):
@@ -18,50 +26,54 @@ class DescentInfo(NamedTuple):
     gram: Gram  # (T, T), JJᵀ / 4^log2_scale
     log2_scale: jax.Array  # () int32, zero for ordinary gradients
     weights: Weights  # (T,)
-    gap: jax.Array  # (), deepest conflict with a task, see `solvers.certificates.conflict_gap`
-    memory: PyTree  # of a stateful weighting, for the next call; () without one
+    gap: jax.Array  # (), the method's certificate, see `solvers.certificates.conflict_gap` for a bare weighting
+    memory: PyTree  # of a method that has one, for the next call; () without
+    finite: jax.Array  # (T,) bool, whether the gradient of a task was finite
 
 
 def descent_direction(
-    losses_fn: Callable[..., Any],
+    losses_fn: Callable[..., Any] | Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]],
     params: PyTree,
-    weighting: Weighting | StatefulWeighting,
+    weighting: Weighting | StatefulWeighting | RowMethod | Method,
     *args: Any,
     method: str | Callable[..., tuple[Any, Jacobian]] = "stacked",
     memory: PyTree | None = None,
     has_aux: bool = False,
+    nonfinite: Nonfinite = "propagate",
     **extras: Any,
 ) -> tuple[Any, PyTree, DescentInfo]:
     """Evaluate the losses and combine their gradients, in the way that suits the memory.
 
-    The direction takes the place of the gradient in any Optax optimiser. All methods give the same one, to
-    rounding.
+    The direction takes the place of the gradient in any Optax optimiser. All ways to hold J give the same one, to
+    rounding, but for the shared encoder's, which weighs at the representation.
 
     u = Jᵀw,  w = weighting(JJᵀ)
 
     Args:
       losses_fn: `losses_fn(params, *args)` returning losses of shape `(T,)`, or a tuple, list or dict of T
-        scalars; with `has_aux`, a pair of these and anything.
+        scalars; with `has_aux`, a pair of these and anything. For `"per_example"` the loss of one example, for
+        `"shared_encoder"` a pair `(encoder_fn, heads_fn)`, for `"separate"` one function per task.
       params: Any pytree.
-      weighting: A function of a Gram matrix such as `mtl.weightings.mgda`, or a `typing.StatefulWeighting`.
-      *args: Handed to `losses_fn`.
-      method: `"stacked"` holds T gradients; `"matrix_free"` one, at about the same speed. Or a function with
-        the signature of `jacobians.matrix_free.linearize`, for instance a `functools.partial` of it with
-        other options.
-      memory: What `info.memory` was after the last call, or `weighting.init(T)`, which is the default.
+      weighting: A function of a Gram matrix such as `mtl.weightings.mgda`, or anything else that `aggregate` takes.
+      *args: Handed to `losses_fn`; for `"per_example"` and `"separate"` the examples or batches.
+      method: How J is held, the name of a module of `jacobians`: `"stacked"` holds T gradients; `"matrix_free"` one,
+        at about the same speed. Or a function with the signature of that module's `linearize`, for instance a
+        `functools.partial` of it with other options.
+      memory: What `info.memory` was after the last call, or that of a method that has just begun, the default.
       has_aux: Whether `losses_fn` returns auxiliary data too.
-      **extras: Handed to the weighting if it names them; it always gets `losses` and `log2_scale`.
+      nonfinite: What to do when a task's gradient is not finite, see `aggregate`.
+      **extras: Handed to the method if it names them; it always gets `losses` and `log2_scale`. `present`, booleans of
+        shape `(T,)`, tells which tasks take part.
 
     Returns:
       `(losses, update, info)`, or `((losses, aux), update, info)`: losses `(T,)`, u like `params`, and a
-      `DescentInfo`. Gradients that are not finite propagate.
+      `DescentInfo`.
 
     Raises:
-      ValueError: If `method` is unknown, or as `jacobians.matrix_free.linearize` and the weighting say.
+      ValueError: If `method` is unknown or does not hold what the weighting needs, or as they say themselves.
 
     Example:
-      >>> import jax.numpy as jnp, optax
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, optax, mtlgrad_jax as mtl
       >>> def losses_fn(params, centre):
       ...     return {"left": jnp.sum((params + centre) ** 2), "right": jnp.sum((params - centre) ** 2)}
       >>> params = jnp.array([1.0, 2.0])
@@ -73,14 +85,18 @@ def descent_direction(
       >>> losses, optax.apply_updates(params, updates)
       (Array([8., 4.], dtype=float32), Array([1., 1.], dtype=float32))
     """
-    if isinstance(method, str) and method not in METHODS:
-        raise ValueError(f"expected method to be one of {', '.join(METHODS)} or a function, got {method!r}.")
-    linearize = METHODS[method] if isinstance(method, str) else method
-    value, jac = linearize(losses_fn, params, *args, has_aux=has_aux)
+    weigher = step.ready(weighting)
+    value, jac = _linearize(method, losses_fn, params, args, has_aux)
     losses = value[0] if has_aux else value
-    gram, log2_scale = jac.scaled_gram()
-    stateful = as_stateful(weighting)
-    memory = stateful.init(gram.shape[0]) if memory is None else memory
-    weights, memory = stateful.update(gram, memory, **extras, losses=losses, log2_scale=log2_scale)
-    info = DescentInfo(gram, log2_scale, weights, conflict_gap(gram, weights), memory)
-    return value, jac.combine(weights), info
+    memory = weigher.init(losses.shape[0], params) if memory is None else memory
+    taken = step.take(weigher, jac, memory, nonfinite=nonfinite, **extras, losses=losses)
+    info = DescentInfo(taken.gram, taken.log2_scale, taken.weights, taken.gap, taken.memory, taken.finite)
+    return value, taken.update, info
+
+
+def _linearize(method, losses_fn, params, args, has_aux):
+    if isinstance(method, str) and method not in WAYS:
+        raise ValueError(f"expected method to be one of {', '.join(WAYS)} or a function, got {method!r}.")
+    linearize = WAYS[method] if isinstance(method, str) else method
+    functions = losses_fn if isinstance(losses_fn, tuple) else (losses_fn,)
+    return linearize(*functions, params, *args, **({"has_aux": True} if has_aux else {}))

@@ -1,20 +1,25 @@
-"""The architecture on one page: what flows between the four folders.
+"""The architecture on one page: what flows between the folders.
 
     losses ──► J ──gram──► G = JJᵀ ──weighting──► w ──combine──► u = Jᵀw ──► optax
 
-A *Jacobian* holds J and answers `gram()` and `combine(w)`. A *weighting* maps G to w. A *solver*
-is the small convex program inside a weighting, and returns its answer with a certificate.
+A *Jacobian* holds J and answers `gram()` and `combine(w)`. A *weighting* maps G to w. A *solver* is the small convex
+program inside a weighting, and returns its answer with a certificate. A *method* is a weighting with what a step wants
+to know of it, and `step.take` is that step, whatever holds J and whatever weighs it.
 """
 
-import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
+
+from mtlgrad_jax.ground.extras import Picking, picking_extras
+from mtlgrad_jax.ground.meshes import AxisName as AxisName  # of a mesh, over which leaves are split in `shard_map`
 
 Gram = jax.Array  # (T, T), float32 or float64
 Weights = jax.Array  # (T,), same dtype
 PyTree = Any
+Nonfinite = Literal["propagate", "skip", "drop_task"]
 
 
 class Solution(NamedTuple):
@@ -35,14 +40,13 @@ class Solver(Protocol):
     def __call__(self, gram: Gram, num_simplex: int | None = None) -> Solution: ...
 
 
-class Weighting(Protocol):
-    """A method without memory.
+Weighting = Callable[..., Weights]
+"""A method without memory: a function of G, and of whatever else it names.
 
-    `extras` are the keyword-only parameters that the method itself names (`losses`,
-    `log2_scale`); a transformation hands over exactly those.
-    """
-
-    def __call__(self, gram: Gram, **extras: Any) -> Weights: ...
+Every further parameter that it names is an extra, handed to it at every step: `losses`, `log2_scale` (k, of a G of
+2⁻ᵏJ), `present` (which tasks take part), `cross_gram` (J₁J₂ᵀ of two batches, in the same unit), or any keyword of the
+user's own.
+"""
 
 
 class StatefulWeighting(NamedTuple):
@@ -57,12 +61,21 @@ class RowMethod(NamedTuple):
     """A method that a Gram matrix is not enough for.
 
     It works coordinate by coordinate or remembers gradients, so it is given J and returns the update itself.
-    The weights are those on the rows that it combined, or None if its update is no combination of rows.
+    The weights are those on the rows that it combined, or None if its update is no combination of rows. It may name
+    `axis_name` among its extras, to sum over the devices that a leaf is split over.
     """
 
-    init: Callable[[int, PyTree], PyTree]  # (num_tasks, params) -> state
+    init: Callable[[int | None, PyTree], PyTree]  # (num_tasks, params) -> state
     update: Callable[..., tuple[PyTree, Weights | None, PyTree]]  # (J, state, **extras) -> (u, weights, state)
     needs_num_tasks: bool = True
+
+
+class Method(NamedTuple):
+    """A weighting, or a method on rows, with its evidence and its groups; a bare one has the defaults."""
+
+    weighting: Weighting | StatefulWeighting | RowMethod
+    certificate: Callable[[Gram, Weights], jax.Array] | None = None  # the record's `gap`; None: the deepest conflict
+    num_primary: int | None = None  # leading rows that stand in for each other; None: all rows do
 
 
 @runtime_checkable
@@ -73,27 +86,49 @@ class Jacobian(Protocol):
 
     def scaled_gram(self) -> tuple[Gram, jax.Array]: ...  # that of 2⁻ᵏJ, and k: zero unless squares leave the range
 
-    def combine(self, weights: Weights) -> PyTree: ...
+    def combine(self, weights: Weights, *, keep: jax.Array | None = None) -> PyTree: ...  # keep: (T,) rows that count
 
 
-PER_STEP_EXTRAS = ("losses", "log2_scale", "cross_gram", "previous_batch_losses")
+PROMISES = {
+    "C": "hurts no task: ⟨gᵢ,u⟩ ≥ 0 for every i",
+    "A": "hurts no auxiliary, and follows a primary that nothing opposes exactly",
+    "P": "treats tasks alike: relabelling them relabels the weights",
+    "p": "the same where the lengths of gradients lie within one decade",
+    "L": "linear in the length of each gradient",
+    "Z": "zero only where a combination with all weights positive vanishes",
+    "S": "of a method on rows: stays in the span of the rows that it has seen",
+    "F": "follows tasks that agree: u is a positive multiple of their common gradient",
+}
+NEEDS = {
+    "R": "rows of J",
+    "L": "losses",
+    "S": "state, and so the number of tasks",
+    "K": "a random key",
+    "X": "gradients of a second batch",
+    "O": "the gradient of one task per step in place of J",
+}
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a method says of itself; the catalogue, and every test that is asked of all methods, derives from it."""
+
+    follows: str  # in a few words
+    keeps: str  # letters of PROMISES
+    sums_to: str  # the weights, when all tasks agree on a gradient g and a loss L: in T, ‖g‖, L and its options
+    costs: str  # besides reading J twice
+    needs: str = ""  # letters of NEEDS, besides G
+    degree: float | None = 0  # the update of sJ is s^(1 + degree) times that of J; None: a step size has units
+    min_tasks: int = 1
+    max_tasks: int | None = None
+    options: Callable[[int], Mapping[str, Any]] = lambda num_tasks: {}  # with which it is asked, from T
+    variants: Mapping[str, Mapping[str, Any]] | None = None  # other options, with the claims that change
 
 
 def as_stateful(weighting: Weighting | StatefulWeighting) -> StatefulWeighting:
-    """Return a weighting as an `(init, update)` pair whose update takes all extras and passes on those it names."""
+    """Return a weighting as an `(init, update)` pair whose update takes any extras and passes on those it names."""
     if isinstance(weighting, StatefulWeighting):
-        return weighting._replace(update=picking_extras(weighting.update))
-    weigh = picking_extras(weighting)
-    return StatefulWeighting(
-        init=lambda num_tasks: (),
-        update=lambda gram, state, **extras: (weigh(gram, **extras), state),
-        needs_num_tasks=False,
-    )
-
-
-def picking_extras(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function be called with any extras: it is given those of PER_STEP_EXTRAS that it names."""
-    parameters = inspect.signature(function).parameters
-    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    named = PER_STEP_EXTRAS if takes_all else tuple(name for name in PER_STEP_EXTRAS if name in parameters)
-    return lambda *args, **extras: function(*args, **{name: extras[name] for name in named if name in extras})
+        return weighting._replace(update=picking_extras(weighting.update, 2))
+    weigh = picking_extras(weighting, 1)
+    update = Picking(lambda gram, state, **extras: (weigh(gram, **extras), state), weigh.named, weigh.takes_all)
+    return StatefulWeighting(lambda num_tasks: (), update, needs_num_tasks=False)

@@ -1,191 +1,142 @@
-"""The tables that the promise tests cross: methods and nasty Jacobians.
+"""The tables that the tests of all methods cross: methods, from their claims, and nasty Jacobians.
 
-A method is one row of METHODS, or of ROW_METHODS if the Gram matrix does not tell it enough; what it promises is said
-there and tested in `test_promises.py` and `test_row_promises.py`.
+There is no list of methods here: what `mtl.methods.claims()` finds is asked, at its defaults and in the variants that
+it names, through its Optax factory, as a user would.
 """
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import mtlgrad_jax as mtl
-from mtlgrad_jax import weightings
+from mtlgrad_jax.typing import PROMISES, Claims
 
-PROMISES = {
-    "non_conflicting": "no task is hurt: ⟨gᵢ,u⟩ ≥ 0 for every i",
-    "primary_aux": "no auxiliary is hurt, and a primary that nothing opposes is followed exactly",
-    "permutation": "relabelling the tasks relabels the weights",
-    "permutation_near": "the same where lengths lie within one decade",
-    "linear_under_scaling": "scaling one gradient by c moves the update along a straight line in c",
-    "strongly_stationary": "u = 0 only where a combination with all weights positive vanishes",
-    "alive": "tasks that agree are followed: u is a positive multiple of their common gradient",
-}
+SIZES = (1, 2, 3, 8)
+NUM_STEPS = 3
+NUM_COLUMNS = 64  # zero columns are appended, so that one compilation serves the Jacobians of all widths
 
 
-@dataclass(frozen=True)
-class Method:
-    """One method at its defaults, as a function of the Gram matrix."""
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A method with options, and what it claims with them."""
 
-    weigh: Callable[[jax.Array], jax.Array]
-    promises: str  # names of PROMISES
-    degree: int = 0  # weights(s²G) = s^degree · weights(G)
-    min_tasks: int = 1
-    max_tasks: int | None = None
+    name: str
+    variant: str
+    claims: Claims = dataclasses.field(compare=False, hash=False)
 
-    def keeps(self, promise):
+    def __str__(self):
+        return "-".join(filter(None, (self.name, self.variant)))
+
+    def make(self, num_tasks: int | None, **options: Any) -> optax.GradientTransformationExtraArgs:
+        required = self.claims.options(3 if num_tasks is None else num_tasks)
+        return getattr(mtl, self.name)(num_tasks, **(dict(required) | options))
+
+    def extras(self, task_grads: Any, losses: jax.Array) -> dict[str, Any]:
+        """Return what a step wants besides the gradients."""
+        wanted = {"L": {"losses": losses}, "X": {"second_task_grads": task_grads}}
+        return {
+            key: value for need, extra in wanted.items() if need in self.claims.needs for key, value in extra.items()
+        }
+
+    def keeps(self, promise: str) -> bool:
         assert promise in PROMISES
-        return promise in self.promises.split()
+        return promise in self.claims.keeps
+
+    @property
+    def on_rows(self) -> bool:
+        return "R" in self.claims.needs
+
+    @property
+    def one_per_step(self) -> bool:
+        return "O" in self.claims.needs
+
+    @property
+    def sizes(self) -> list[int]:
+        most = self.claims.max_tasks
+        return [t for t in SIZES if self.claims.min_tasks <= t <= (t if most is None else most)]
 
 
-def first_step(weighting):
-    """Return what a method with memory does at its first step, as a function of the Gram matrix."""
-    return lambda gram: weighting.update(gram, weighting.init(gram.shape[0]))[0]
+def cases_of(name: str, claims: Claims) -> list[Case]:
+    variants: Mapping[str, Mapping[str, Any]] = claims.variants or {}
+    return [Case(name, "", claims)] + [
+        Case(name, variant, dataclasses.replace(claims, **changes)) for variant, changes in variants.items()
+    ]
 
 
-def third_step(weighting):
-    """Return what a method with memory does when it sees the same Gram matrix and falling losses for the third time."""
-
-    def weigh(gram):
-        state = weighting.init(gram.shape[0])
-        for step in range(3):
-            weights, state = with_losses(weighting.update, 1 / (1 + step))(gram, state)
-        return weights
-
-    return weigh
+METHODS = [case for name, claims in mtl.methods.claims().items() for case in cases_of(name, claims)]
+PLAIN = [case for case in METHODS if not case.variant]
+CROSSED: dict[str, list[str]] = {}  # from a promise to the tests that ask for it
 
 
-def with_losses(method, scale=1.0):
-    """Give a method losses of 1, 2, …, T times a scale, if it wants any."""
-    if "losses" not in inspect.signature(method).parameters:
-        return method
-    return lambda gram, *rest: method(
-        gram, *rest, losses=jax.numpy.arange(1, gram.shape[0] + 1).astype(gram.dtype) * scale
+def that_keep(promise: str):
+    """Ask a test of every method that claims to keep a promise."""
+
+    def mark(test):
+        CROSSED.setdefault(promise, []).append(test.__name__)
+        chosen = [case for case in METHODS if case.keeps(promise)]
+        return pytest.mark.parametrize("case", chosen, ids=str)(test)
+
+    return mark
+
+
+every_method = pytest.mark.parametrize("case", METHODS, ids=str)
+
+
+@functools.cache
+def training(case: Case, num_tasks: int, dtype: Any = jnp.float32, nonfinite: str = "propagate"):
+    """Return a jitted function from a sequence of Jacobians (steps, T, P) to the last update and the record."""
+    tx = case.make(num_tasks, nonfinite=nonfinite)
+
+    def step(state, inputs):
+        task_grads, losses = inputs
+        if case.one_per_step:
+            for task in range(num_tasks):
+                update, state = tx.update(task_grads[task], state, task=task)
+            return state, update
+        update, state = tx.update(task_grads, state, **case.extras(task_grads, losses))
+        return state, update
+
+    @jax.jit
+    def train(sequence, losses):
+        state, updates = jax.lax.scan(step, tx.init(jnp.zeros(NUM_COLUMNS, dtype)), (sequence, losses))
+        return updates[-1], state
+
+    return train
+
+
+def widen(task_grads: np.ndarray) -> np.ndarray:
+    return np.pad(task_grads, ((0, 0), (0, NUM_COLUMNS - task_grads.shape[1])))
+
+
+def falling_losses(num_tasks: int, num_steps: int = NUM_STEPS) -> np.ndarray:
+    """Return losses of 1, 2, …, T that fall from step to step."""
+    return (np.arange(1, num_tasks + 1) / np.arange(1, num_steps + 1)[:, None]).astype(np.float32)
+
+
+def train(case: Case, *steps: np.ndarray, dtype: Any = jnp.float32, order: np.ndarray | None = None):
+    """Return the update, and the record, after some steps; a single Jacobian is seen three times."""
+    steps = steps * NUM_STEPS if len(steps) == 1 else steps
+    order = np.arange(len(steps[0])) if order is None else order
+    sequence = np.stack([widen(rows[order]) for rows in steps])
+    return training(case, len(order), dtype)(
+        jnp.asarray(sequence, dtype), falling_losses(len(order), len(steps))[:, order]
     )
 
 
-METHODS = {
-    "mgda": Method(weightings.mgda, "non_conflicting permutation alive"),
-    "mgda_l2": Method(
-        lambda gram: weightings.mgda(gram, normalization="l2"), "non_conflicting permutation alive", degree=-1
-    ),
-    "primary_aux": Method(weightings.primary_aux, "primary_aux alive"),
-    "primary_aux_2": Method(lambda gram: weightings.primary_aux(gram, num_primary=2), "alive", min_tasks=2),
-    "mean": Method(weightings.mean, "permutation linear_under_scaling strongly_stationary alive"),
-    "sum": Method(weightings.sum, "permutation linear_under_scaling strongly_stationary alive"),
-    "constant": Method(
-        lambda gram: weightings.constant(gram, weights=range(1, gram.shape[0] + 1)),
-        "linear_under_scaling strongly_stationary alive",
-    ),
-    "inverse_norm": Method(weightings.inverse_norm, "permutation strongly_stationary alive", degree=-1),
-    "inverse_norm_2": Method(
-        weightings.inverse_norm,
-        "non_conflicting permutation strongly_stationary alive",
-        degree=-1,
-        min_tasks=2,
-        max_tasks=2,
-    ),
-    "guided_masking": Method(weightings.guided_masking, "alive", min_tasks=2),
-    "upgrad": Method(weightings.upgrad, "non_conflicting permutation linear_under_scaling strongly_stationary alive"),
-    "dualproj": Method(weightings.dualproj, "non_conflicting permutation strongly_stationary alive"),
-    "cagrad": Method(weightings.cagrad, "permutation strongly_stationary alive"),
-    "cagrad_wide": Method(lambda gram: weightings.cagrad(gram, c=1.0, rescale="1+c^2"), "permutation alive"),
-    "nash_mtl": Method(weightings.nash_mtl, "non_conflicting permutation alive", degree=-1),
-    "fairgrad": Method(weightings.fairgrad, "non_conflicting permutation alive", degree=-1),
-    "fairgrad_2": Method(lambda gram: weightings.fairgrad(gram, alpha=2.0), "permutation alive", degree=-4 / 3),
-    "imtl_g": Method(weightings.imtl_g, "permutation alive"),
-    "aligned_mtl": Method(weightings.aligned_mtl, "permutation_near alive"),
-    "aligned_mtl_median": Method(lambda gram: weightings.aligned_mtl(gram, scale="median"), "permutation_near alive"),
-    "aligned_mtl_rmse": Method(lambda gram: weightings.aligned_mtl(gram, scale="rmse"), "permutation_near alive"),
-    "conflict_free": Method(weightings.conflict_free, "permutation alive"),
-    **{
-        f"dcgd_{variant}": Method(
-            partial(weightings.dcgd, variant=variant),
-            "non_conflicting permutation strongly_stationary alive",
-            min_tasks=2,
-            max_tasks=2,
-        )
-        for variant in ("center", "projection", "average")
-    },
-    "cosine_gate": Method(weightings.cosine_gate, "alive"),
-    "cosine_gate_unweighted": Method(lambda gram: weightings.cosine_gate(gram, gate="unweighted"), "alive"),
-    "aux_projection": Method(weightings.aux_projection, "strongly_stationary alive"),
-    "dynamic_barrier": Method(weightings.dynamic_barrier, "alive"),
-    "pcd": Method(first_step(weightings.pcd()), "alive"),
-    "pcgrad": Method(
-        first_step(weightings.keyed(weightings.pcgrad, key=0)), "linear_under_scaling strongly_stationary alive"
-    ),
-    "pcgrad_2": Method(
-        first_step(weightings.keyed(weightings.pcgrad, key=0)),
-        "non_conflicting permutation linear_under_scaling strongly_stationary alive",
-        max_tasks=2,
-    ),
-    "gradvac": Method(third_step(weightings.gradvac()), "strongly_stationary alive"),
-    "random_weights": Method(
-        first_step(weightings.keyed(weightings.random_weights, key=0)), "linear_under_scaling strongly_stationary alive"
-    ),
-    "krum": Method(weightings.krum, "alive"),
-    "krum_2_of_3": Method(lambda gram: weightings.krum(gram, num_byzantine=1, num_selected=2), "alive", min_tasks=4),
-    "gradnorm": Method(third_step(weightings.gradnorm()), "strongly_stationary alive"),
-    "loss_balanced": Method(with_losses(weightings.loss_balanced), "strongly_stationary alive"),
-    "geometric": Method(with_losses(weightings.geometric), "linear_under_scaling strongly_stationary alive"),
-    "si": Method(with_losses(weightings.si), "linear_under_scaling strongly_stationary alive"),
-    "stch": Method(with_losses(weightings.stch), "linear_under_scaling strongly_stationary alive"),
-    "uncertainty": Method(third_step(weightings.uncertainty()), "linear_under_scaling strongly_stationary alive"),
-    "imtl_l": Method(third_step(weightings.imtl_l()), "linear_under_scaling strongly_stationary alive"),
-    "dwa": Method(third_step(weightings.dwa()), "linear_under_scaling strongly_stationary alive"),
-    "famo": Method(third_step(weightings.famo()), "linear_under_scaling strongly_stationary alive"),
-    "every_k": Method(third_step(weightings.every_k(weightings.mgda, 2)), "non_conflicting permutation alive"),
-    "smoothed": Method(third_step(weightings.smoothed(weightings.mgda)), "non_conflicting permutation alive"),
-    "normalized": Method(weightings.normalized(weightings.mgda), "non_conflicting permutation alive", degree=-1),
-}
-
-
-@dataclass(frozen=True)
-class RowMethod:
-    """One transformation that needs the rows of J, or of several batches, at its defaults."""
-
-    make: Callable[[int], optax.GradientTransformationExtraArgs]  # from T
-    promises: str  # names of ROW_PROMISES
-    extras: Callable[[jax.Array], dict] = lambda task_grads: {}  # keyword arguments of a step
-    min_tasks: int = 1
-    one_per_step: bool = False  # `update` takes the gradient of one task, each in turn
-
-    def keeps(self, promise):
-        assert promise in ROW_PROMISES
-        return promise in self.promises.split()
-
-
-ROW_PROMISES = {
-    "alive": PROMISES["alive"],
-    "in_span": "the update is a combination of the rows that the method has seen",
-    "permutation": "relabelling the tasks does not move the update",
-}
-
-
-def unit_losses(task_grads):
-    return {"losses": jax.numpy.ones(task_grads.shape[0])}
-
-
-def same_batch_twice(task_grads):
-    return {"second_task_grads": task_grads}
-
-
-ROW_METHODS = {
-    "graddrop": RowMethod(lambda t: mtl.graddrop(t), "alive permutation"),
-    "trimmed_mean": RowMethod(lambda t: mtl.trimmed_mean(t), "alive permutation", min_tasks=3),
-    "excess_mtl": RowMethod(mtl.excess_mtl, "alive in_span permutation"),
-    "loss_balanced": RowMethod(mtl.loss_balanced, "alive in_span permutation", extras=unit_losses),
-    "moco": RowMethod(mtl.moco, "alive in_span permutation"),
-    "bloop": RowMethod(mtl.bloop, "alive in_span"),
-    "modo": RowMethod(mtl.modo, "alive in_span permutation", extras=same_batch_twice),
-    "sdmgrad": RowMethod(mtl.sdmgrad, "alive in_span permutation", extras=same_batch_twice),
-    "momentum_conflict_free": RowMethod(mtl.momentum_conflict_free, "", one_per_step=True),
-}
+def update_of(case: Case, *steps: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
+    """Return the last update in float64, where it is a combination of rows from the weights."""
+    update, state = train(case, *steps, order=order)
+    if case.on_rows:
+        return np.asarray(update, np.float64)[: steps[-1].shape[1]]
+    rows = steps[-1].astype(np.float64)
+    return np.asarray(state.weights, np.float64) @ (rows if order is None else rows[order])
 
 
 def gaussian(num_tasks, rng):

@@ -1,7 +1,8 @@
-"""The arrows between the folders, and what nobody imports."""
+"""The arrows between the folders, no circle between files, and what nobody imports."""
 
 import ast
 import pathlib
+import re
 import sys
 
 import pytest
@@ -9,21 +10,26 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "mtlgrad_jax"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "demo" not in path.parts and path.name != "__main__.py")
 
-# A folder may import from these parts of the package, and from no others.
-LEAVES = {"typing", "ground"}
+# A part of the package may import from these, and from no others.
+GROUND = {"ground"}
+BELOW_STEP = GROUND | {"typing", "solvers", "jacobians"}
 ALLOWED = {
     "ground": set(),
-    "typing": {"ground"},
-    "jacobians": LEAVES,
-    "solvers": LEAVES,
-    "weightings": LEAVES | {"solvers"},
-    "transforms": LEAVES | {"jacobians", "solvers", "weightings"},
-    "descent": LEAVES | {"jacobians", "solvers"},
-    "diagnostics": LEAVES | {"solvers"},
-    "plots": LEAVES | {"diagnostics"},
+    "typing": GROUND,
+    "solvers": GROUND | {"typing"},
+    "jacobians": GROUND | {"typing"},
+    "step": BELOW_STEP,
+    "transforms": BELOW_STEP | {"step"},
+    "combinators": GROUND | {"typing", "solvers"},
+    "methods": BELOW_STEP | {"step", "transforms", "combinators"},
+    "weightings": {"methods", "combinators"},
+    "descent": BELOW_STEP | {"step"},
+    "diagnostics": GROUND | {"typing", "solvers"},
+    "plots": GROUND | {"typing", "diagnostics"},
 }
 RUN_TIME = {"jax", "numpy", "optax", "mtlgrad_jax"} | set(sys.stdlib_module_names)
 EXTRAS = {"plots": {"matplotlib"}}
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
 def part_of(path):
@@ -31,6 +37,7 @@ def part_of(path):
 
 
 def imported_modules(path):
+    """Names of what a file imports, inside `if TYPE_CHECKING` too."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -39,38 +46,67 @@ def imported_modules(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def parts_imported(path):
-    for module in imported_modules(path):
-        names = module.split(".")
-        if names[0] == "mtlgrad_jax" and len(names) > 1:
-            yield names[1]
+def own_file(module):
+    """Return the file that `module`, or what it is an attribute of, is written in; None if it is not ours."""
+    names = module.split(".")
+    if names[0] != "mtlgrad_jax":
+        return None
+    for length in (len(names), len(names) - 1):
+        path = PACKAGE.joinpath(*names[1:length])
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file
+    raise AssertionError(f"{module} is not in the package")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@every_file
 def test_arrows_point_one_way(path):
     part = part_of(path)
     if part == "__init__":
         return
     assert part in ALLOWED, f"{part}: a part of the package that the picture does not show"
-    assert set(parts_imported(path)) <= ALLOWED[part] | {part}
+    files = [own_file(module) for module in imported_modules(path)]
+    assert {part_of(file) for file in files if file} <= ALLOWED[part] | {part}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@every_file
 def test_only_run_time_dependencies_and_nothing_private(path):
     for module in imported_modules(path):
         assert module.split(".")[0] in RUN_TIME | EXTRAS.get(part_of(path), set()), module
         assert not module.startswith(("optax._src", "jax._src")), module
+        file = own_file(module)
+        private = file is not None and (
+            file.stem.strip("_") != file.stem != "__init__" or module.split(".")[-1][0] == "_"
+        )
+        assert not private or file.parent == path.parent, f"{module} is private to {file.parent.name}"
 
 
-@pytest.mark.parametrize("folder", ["weightings", "solvers"])
-def test_weightings_and_solvers_see_arrays_only(folder):
-    allowed = {"softmax_descent.py"}  # descends by an Optax optimiser, on a vector
+def test_no_circle_of_imports():
+    imports = {path: {own_file(module) for module in imported_modules(path)} - {None, path} for path in FILES}
+    left = dict(imports)
+    while free := [path for path, files in left.items() if not files & left.keys()]:
+        for path in free:
+            del left[path]
+    assert not left, [str(path.relative_to(PACKAGE)) for path in left]
+
+
+def test_one_file_sums_over_devices():
+    reductions = re.compile(r"\b(psum|pmax|pmin|pmean|all_gather|psum_scatter)\b")
+    found = {path.name for path in FILES if reductions.search(re.sub(r'".*?"', "", path.read_text()))}
+    assert found == {"meshes.py"}
+
+
+@pytest.mark.parametrize("folder", ["methods", "combinators", "solvers"])
+def test_weights_and_solvers_see_arrays_only(folder):
+    """Optax is for factories, and for the one solver that descends by an optimiser; no tree, no model below them."""
     for path in sorted((PACKAGE / folder).glob("*.py")):
-        modules = set(imported_modules(path))
-        assert path.name in allowed or not any(module.split(".")[0] == "optax" for module in modules), path.name
+        tree = ast.parse(path.read_text())
+        weights = [node for node in ast.walk(tree) if getattr(node, "name", "") in ("weights", "weighting")]
+        for node in weights if folder == "methods" else [tree] * (path.name != "softmax_descent.py"):
+            names = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+            assert not names & {"optax", "stacked", "Stacked"}, path.name
 
 
-def test_no_name_that_says_nothing_and_no_file_too_long():
+def test_no_name_that_says_nothing():
     for path in FILES:
         assert path.stem.strip("_") not in {"utils", "util", "helpers", "misc", "common", "tools", "base"}, path
-        assert len(path.read_text().splitlines()) <= 300, path

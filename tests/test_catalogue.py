@@ -1,53 +1,25 @@
-"""The table of methods in `weightings.__doc__` against the code: it cannot drift."""
+"""What methods claim to need, sum to and cost against what they do, and the catalogue that the README shows."""
 
 import inspect
 import math
 import pathlib
 import re
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import METHODS
+from cases import METHODS, PLAIN
 
 import mtlgrad_jax as mtl
 
-LETTERS = {
-    "non_conflicting": "C",
-    "primary_aux": "A",
-    "permutation": "P",
-    "linear_under_scaling": "L",
-    "strongly_stationary": "Z",
-}
 NUM_PARAMS = 1000
 
-
-def read_table():
-    lines = [line for line in mtl.weightings.__doc__.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    return {row[0]: dict(zip(("problem", "promises", "needs", "sum", "cost"), row[1:], strict=True)) for row in cells}
+every_plain_method = pytest.mark.parametrize("case", PLAIN, ids=str)
 
 
-TABLE = read_table()
-
-
-def factories():
-    """The Optax factories of methods: they take num_tasks and the policy, and weigh tasks."""
-    not_methods = {"aggregate", "accumulate", "guided_masking"}
-    named = {name: getattr(mtl.transforms, name) for name in mtl.transforms.__all__ if name not in not_methods}
-    return {
-        name
-        for name, make in named.items()
-        if callable(make) and {"num_tasks", "nonfinite"} <= set(inspect.signature(make).parameters)
-    }
-
-
-def make(name, num_tasks, **options):
-    if name == "constant":
-        options["weights"] = (0.5, 1.0, 2.0)
-    return getattr(mtl, name)(num_tasks, **options)
+def num_tasks_of(case):
+    return min(3, case.claims.max_tasks or 3)
 
 
 def jitted_update(tx):
@@ -65,48 +37,40 @@ def refuses(function):
     return False
 
 
-def needs(name):
-    num_tasks = 2 if name == "dcgd" else 3
-    parameters = inspect.signature(getattr(mtl, name)).parameters
+def takes_one_gradient(case):
+    return refuses(lambda: case.make(num_tasks_of(case)).update(jnp.ones((num_tasks_of(case), 2)), initial_state(case)))
+
+
+def initial_state(case):
+    return case.make(num_tasks_of(case)).init(jnp.ones(2))
+
+
+@every_plain_method
+def test_needs_are_what_the_method_asks_for(case):
+    num_tasks = num_tasks_of(case)
+    tx, state = case.make(num_tasks), initial_state(case)
     rows, losses = jnp.ones((num_tasks, 2)), jnp.ones(num_tasks)
-    tx = make(name, num_tasks)
-    state = jax.eval_shape(tx.init, jnp.ones(2))
-    one = {"task": 0} if name == "momentum_conflict_free" else {}
-    first = rows[0] if one else rows
-    step = lambda **extras: jax.eval_shape(lambda state: tx.update(first, state, jnp.ones(2), **one, **extras), state)
-    source = inspect.getsource(sys.modules.get(f"mtlgrad_jax.transforms.{name}", inspect))
-    letters = {
-        "R": "RowMethod" in source,
+    first = rows[0] if case.one_per_step else rows
+    step = lambda **extras: jax.eval_shape(lambda state: tx.update(first, state, jnp.ones(2), **extras), state)
+    asked = {
+        "R": hasattr(inspect.getmodule(getattr(mtl, case.name)), "rows") or case.one_per_step,
         "L": refuses(lambda: step(second_task_grads=rows)),
-        "S": refuses(lambda: make(name, None)),
-        "K": "key" in parameters,
+        "S": refuses(lambda: case.make(None)),
+        "K": "key" in inspect.signature(getattr(mtl, case.name)).parameters,
         "X": refuses(lambda: step(losses=losses)),
+        "O": refuses(lambda: tx.update(rows, state, jnp.ones(2), losses=losses, second_task_grads=rows)),
     }
-    return "".join(letter for letter, present in letters.items() if present)
+    assert "".join(letter for letter, present in asked.items() if present) == case.claims.needs
 
 
-def test_every_method_has_a_row_and_every_row_a_method():
-    assert set(TABLE) == factories()
-    assert all(hasattr(mtl, name) for name in TABLE)
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_needs_are_what_the_method_asks_for(name):
-    assert needs(name) == TABLE[name]["needs"]
-
-
-@pytest.mark.parametrize("name", [name for name in TABLE if name in METHODS])
-def test_promises_are_those_that_are_tested(name):
-    kept = "".join(letter for promise, letter in LETTERS.items() if METHODS[name].keeps(promise))
-    assert TABLE[name]["promises"] == kept
-
-
-def value_of(text, name):
-    """The number that a cell of the table means for unit gradients and losses of one."""
-    default = lambda option: inspect.signature(getattr(mtl, name)).parameters[option].default
-    text = text.replace("/‖g‖", "").replace("/L", "").replace("−", "-").replace("λ(", "λ*(")
+def value_of(case):
+    """The number that the claimed sum means for unit gradients and losses of one."""
+    default = lambda option: inspect.signature(getattr(mtl, case.name)).parameters[option].default
+    text = case.claims.sums_to.replace("/‖g‖", "").replace("/L", "").replace("−", "-").replace("λ(", "λ*(")
     text = re.sub(r"√T", "math.sqrt(T)", text)
-    symbols = {"T": 2 if name == "dcgd" else 3, "math": math, "min": min, "max": max, "Σw": 3.5}
+    num_tasks = num_tasks_of(case)
+    symbols = {"T": num_tasks, "math": math, "min": min, "max": max}
+    symbols["Σw"] = sum(case.claims.options(num_tasks).get("weights", ()))
     if "c" in text.split():
         symbols["c"] = default("c")
     if "λ" in text:
@@ -114,31 +78,39 @@ def value_of(text, name):
     return eval(text, {"__builtins__": {}}, symbols)
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if name != "momentum_conflict_free"])
-def test_when_all_tasks_agree_the_weights_sum_to_what_the_table_says(name):
+@pytest.mark.parametrize("case", [case for case in PLAIN if not case.one_per_step], ids=str)
+def test_when_all_tasks_agree_the_weights_sum_to_what_is_claimed(case):
     """The update is that multiple of the common gradient, after enough steps for averages to settle."""
-    num_tasks = 2 if name == "dcgd" else 3
+    num_tasks = num_tasks_of(case)
     shared = jnp.array([0.6, 0.8])
     rows, losses = jnp.tile(shared, (num_tasks, 1)), jnp.ones(num_tasks)
-    tx = make(name, num_tasks)
+    tx = case.make(num_tasks)
     step, state = jitted_update(tx), tx.init(jnp.ones(2))
     for _ in range(20):
         update, state = step(rows, state, jnp.ones(2), losses)
-    np.testing.assert_allclose(update, value_of(TABLE[name]["sum"], name) * shared, rtol=1e-4)
+    np.testing.assert_allclose(update, value_of(case) * shared, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_memory_is_what_the_table_says(name):
-    num_tasks = 2 if name == "dcgd" else 3
-    state = jax.eval_shape(make(name, num_tasks).init, jnp.ones(NUM_PARAMS))
+@every_plain_method
+def test_memory_is_what_is_claimed(case):
+    num_tasks = num_tasks_of(case)
+    state = jax.eval_shape(case.make(num_tasks).init, jnp.ones(NUM_PARAMS))
     held = round(sum(leaf.size for leaf in jax.tree.leaves(state)) / NUM_PARAMS)
-    match = re.search(r"(T \+ 2|T|1) gradients?$", TABLE[name]["cost"])
+    match = re.search(r"(T \+ 2|T|1) gradients?$", case.claims.costs)
     expected = 0 if match is None else {"T + 2": num_tasks + 2, "T": num_tasks, "1": 1}[match[1]]
     assert held == expected
 
 
-def test_the_readme_shows_the_same_table():
+def test_every_file_of_methods_is_a_method_that_is_exported():
+    assert mtl.methods.names() == [case.name for case in PLAIN]
+    for case in METHODS:
+        factory = getattr(mtl, case.name)
+        assert inspect.getmodule(factory) is getattr(mtl.methods, case.name)
+        has_weights = {"weights", "weighting"} & set(vars(inspect.getmodule(factory)))
+        assert bool(has_weights) == hasattr(mtl.weightings, case.name)
+
+
+def test_the_readme_shows_the_catalogue():
     readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
-    lines = [line for line in mtl.weightings.__doc__.splitlines() if line.startswith("|")]
-    assert "\n".join(lines) in readme
-    assert f"{len(TABLE)} methods" in readme
+    assert mtl.methods.catalogue() in readme
+    assert f"{len(PLAIN)} methods" in readme

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import PLAIN
 from jax import lax
 from test_catalogue import jitted_update
 
@@ -21,7 +22,7 @@ import mtlgrad_jax as mtl
 KINDS = (optax.GradientTransformation, optax.GradientTransformationExtraArgs)
 TRANSFORMATIONS = {
     name: value
-    for name, value in vars(mtl.transforms).items()
+    for name, value in vars(mtl).items()
     if inspect.isfunction(value) and inspect.signature(value).return_annotation in KINDS
 }
 REQUIRED = {  # arguments without a default
@@ -29,13 +30,13 @@ REQUIRED = {  # arguments without a default
     "adam_relu_l2": {"learning_rate": 1.0},
     "aggregate": {"weighting": mtl.weightings.mean},
     "clip_task_norms": {"max_norm": 1.0},
-    "constant": {"weights": (0.5, 1.0, 2.0)},
 }
-ONE_GRADIENT = (
+CASES = {case.name: case for case in PLAIN}
+ONE_GRADIENT = (  # take a gradient shaped like the parameters
     "adam_relu_l2",
-    "momentum_conflict_free",
     "relu_l2_project",
-)  # take a gradient shaped like the parameters
+    *(case.name for case in PLAIN if case.one_per_step),
+)
 WIDE = ("float64", "complex128")
 TREES = {  # the types of the leaves of a tree
     "halves": ("bfloat16", "float16"),
@@ -45,12 +46,17 @@ TREES = {  # the types of the leaves of a tree
 
 
 def num_tasks_of(name):
-    return 2 if name == "dcgd" else 3
+    most = CASES[name].claims.max_tasks if name in CASES else None
+    return 3 if most is None else most
+
+
+def required(name):
+    return CASES[name].claims.options(num_tasks_of(name)) if name in CASES else REQUIRED.get(name, {})
 
 
 def make(name, **options):
     """Return a transformation at its defaults."""
-    options = REQUIRED.get(name, {}) | options
+    options = dict(required(name)) | options
     if "num_tasks" in inspect.signature(TRANSFORMATIONS[name]).parameters:
         options["num_tasks"] = num_tasks_of(name)
     return optax.with_extra_args_support(TRANSFORMATIONS[name](**options))
@@ -84,8 +90,7 @@ def precision_of(name, dtypes):
 
 
 def test_every_method_of_the_catalogue_is_asked():
-    factories = {name for name in mtl.__all__ if "nonfinite" in parameters_of(getattr(mtl, name))}
-    assert factories < set(TRANSFORMATIONS) and len(factories) > 40
+    assert set(CASES) < set(TRANSFORMATIONS) and len(CASES) > 40
 
 
 def parameters_of(value):
@@ -140,7 +145,7 @@ def test_numbers_can_be_injected(name):
     """As arrays in the state, whatever they are; a Python `if` on one of them would fail under this trace."""
     with jax.numpy_dtype_promotion("standard"):
         numbers, static = numbers_of(name)
-        options = REQUIRED.get(name, {}) | ({"num_tasks": num_tasks_of(name)} if "num_tasks" in static else {})
+        options = dict(required(name)) | ({"num_tasks": num_tasks_of(name)} if "num_tasks" in static else {})
         injected = optax.inject_hyperparams(TRANSFORMATIONS[name], static_args=static)(**options)
         params = {"w": jnp.ones((2, 3))}
         (grads, extras), start = arguments(name, params), jax.eval_shape(injected.init, params)

@@ -39,6 +39,14 @@ CONTRACT = [
     "jacobians.stacked.combine",
     "jacobians.matrix_free.linearize",
     "jacobians.shared_encoder.linearize",
+    "jacobians.separate.linearize",
+    "methods.catalogue",
+    "methods.cagrad.cagrad_gap",
+    "methods.moco.MocoState",
+    "solvers.fairness_gap",
+    "solvers.max_min_gap",
+    "step.take",
+    "typing.Method",
     "diagnostics.cosines",
     "diagnostics.conflicts",
     "diagnostics.stationarity",
@@ -79,18 +87,13 @@ def test_public_functions_are_documented_with_an_example_that_runs(name):
             assert re.search(rf"^ *{parameter.name}(,.*)?:", text, re.MULTILINE), parameter.name
 
 
-def test_factories_share_one_signature():
-    for name in mtl.weightings.__all__:
-        factory = getattr(mtl, name, None)
-        if factory is None or inspect.ismodule(factory):
-            continue
-        parameters = inspect.signature(factory).parameters
-        if "num_tasks" not in parameters:
-            continue
-        assert list(parameters)[0] == "num_tasks", name
-        assert {"axis_name", "nonfinite"} <= set(parameters), name
-        keyword_only = [p for key, p in parameters.items() if key != "num_tasks"]
-        assert all(p.kind is p.KEYWORD_ONLY for p in keyword_only), name
+@pytest.mark.parametrize("name", mtl.methods.names())
+def test_factories_share_one_signature(name):
+    first, *options = inspect.signature(getattr(mtl, name)).parameters.values()
+    assert (first.name, first.default) == ("num_tasks", None)
+    assert [p.name for p in options[-2:]] == ["axis_name", "nonfinite"]
+    assert all(p.kind is p.KEYWORD_ONLY for p in options)
+    assert inspect.signature(getattr(mtl, name)).return_annotation is optax.GradientTransformationExtraArgs
 
 
 def test_transformations_are_optax_transformations():

@@ -29,8 +29,7 @@ def progress(gram: Gram, weights: Weights) -> jax.Array:
       ValueError: If `gram` is not a square matrix of floats or `weights` is not one number per task.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> mtl.diagnostics.progress(jnp.array([[1.0, -1.0], [-1.0, 4.0]]), jnp.array([0.5, 0.5]))
       Array([0. , 1.5], dtype=float32)
     """
@@ -55,8 +54,7 @@ def alignment(gram: Gram, weights: Weights) -> jax.Array:
       ValueError: If `gram` is not a square matrix of floats or `weights` is not one number per task.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> task_grads = jnp.array([[3.0, 0.0], [0.0, 4.0]])
       >>> mtl.diagnostics.alignment(task_grads @ task_grads.T, jnp.ones(2))
       Array([0.6, 0.8], dtype=float32)
@@ -85,8 +83,7 @@ def hurt_tasks(gram: Gram, weights: Weights) -> jax.Array:
       ValueError: If `gram` is not a square matrix of floats or `weights` is not one number per task.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> opposed = jnp.array([[1.0, -2.0], [-2.0, 9.0]])
       >>> mtl.diagnostics.hurt_tasks(opposed, jnp.ones(2))
       Array([ True, False], dtype=bool)
@@ -113,8 +110,7 @@ def effective_tasks(gram: Gram, weights: Weights) -> jax.Array:
       ValueError: If `gram` is not a square matrix of floats or `weights` is not one number per task.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> gram = jnp.diag(jnp.array([1.0, 1.0, 1e6]))
       >>> float(mtl.diagnostics.effective_tasks(gram, jnp.ones(3))) < 1.01  # the long gradient drowns the others
       True
@@ -144,8 +140,7 @@ def stationarity(gram: Gram, weights: Weights | None = None) -> jax.Array:
       ValueError: If `gram` is not a square matrix of floats or `weights` is not one number per task.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> opposed = jnp.array([[1.0, -2.0], [-2.0, 4.0]])
       >>> float(mtl.diagnostics.stationarity(opposed)), float(mtl.diagnostics.stationarity(opposed, jnp.ones(2)))
       (0.0, 0.25)

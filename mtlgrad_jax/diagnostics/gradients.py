@@ -48,8 +48,7 @@ def cosines(gram: Gram) -> jax.Array:
       ValueError: If `gram` is not a square matrix of floats.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> task_grads = jnp.array([[3.0, 4.0], [-2.0, 0.0]])
       >>> mtl.diagnostics.cosines(task_grads @ task_grads.T)
       Array([[ 1. , -0.6],
@@ -77,8 +76,7 @@ def conflicts(gram: Gram) -> jax.Array:
       ValueError: If `gram` is not a square matrix of floats.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> mtl.diagnostics.conflicts(jnp.array([[1.0, -1.0], [-1.0, 4.0]]))
       Array([[False,  True],
              [ True, False]], dtype=bool)
@@ -105,8 +103,7 @@ def relative_lengths(gram: Gram) -> jax.Array:
       ValueError: If `gram` is not a square matrix of floats.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> mtl.diagnostics.relative_lengths(jnp.diag(jnp.array([100.0, 1.0])))
       Array([1. , 0.1], dtype=float32)
     """
@@ -133,8 +130,7 @@ def magnitude_similarity(gram: Gram) -> jax.Array:
       ValueError: If `gram` is not a square matrix of floats.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> mtl.diagnostics.magnitude_similarity(jnp.diag(jnp.array([1.0, 4.0])))
       Array([[1. , 0.8],
              [0.8, 1. ]], dtype=float32)

@@ -16,8 +16,7 @@ class History:
     """A list of readings, one per step, with anything else that was measured.
 
     Example:
-      >>> import jax.numpy as jnp, optax
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, optax, mtlgrad_jax as mtl
       >>> tx = optax.chain(mtl.mgda(num_tasks=2), optax.sgd(0.1))
       >>> losses_fn = lambda params: jnp.stack([jnp.sum((params - 1) ** 2), jnp.sum((params + 1) ** 2)])
       >>> params = jnp.array([0.5, 2.0])

@@ -34,8 +34,7 @@ def read(opt_state: PyTree) -> Reading:
       ValueError: If there is no record in the state, or more than one.
 
     Example:
-      >>> import jax.numpy as jnp, optax
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, optax, mtlgrad_jax as mtl
       >>> tx = optax.chain(optax.clip(10.0), mtl.mgda(num_tasks=2), optax.adam(0.1))
       >>> params = jnp.zeros(3)
       >>> task_grads = jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])

@@ -37,8 +37,7 @@ def summarize(gram: Gram, weights: Weights) -> Summary:
       ValueError: If `gram` is not a square matrix of floats or `weights` is not one number per task.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> opposed = jnp.array([[1.0, -2.0], [-2.0, 9.0]])
       >>> summary = mtl.diagnostics.summarize(opposed, jnp.ones(2))
       >>> {name: round(float(value), 2) for name, value in summary._asdict().items()}

@@ -41,8 +41,7 @@ def verify(jac: SharedEncoder, weights: Weights) -> Verification:
       cosine is rounding error.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> def encoder_fn(theta):
       ...     return jnp.array([3.0, 1.0]) * theta
       >>> def heads_fn(heads, h):
@@ -70,8 +69,7 @@ def representation_overlap(jac: SharedEncoder) -> jax.Array:
       both labels, and for a zero gradient.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> def heads_fn(heads, h):
       ...     return jnp.stack([h[0] ** 2, h[1] ** 2, (h[0] - h[1]) ** 2])
       >>> _, jac = mtl.jacobians.shared_encoder.linearize(lambda e: e, heads_fn, (jnp.array([1.0, 2.0]), None))
@@ -97,8 +95,7 @@ def is_disjoint(jac: SharedEncoder) -> jax.Array:
       A boolean scalar, usable under jit; false with fewer than two tasks that have a gradient.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> def heads_fn(heads, h, owner):
       ...     return jnp.stack([jnp.sum(jnp.where(owner == task, h**2, 0)) for task in range(2)])
       >>> def encoder_fn(encoder, owner):
@@ -124,8 +121,7 @@ def warn_if_disjoint(jac: SharedEncoder) -> None:
 
     Example:
       >>> import warnings
-      >>> import jax, jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax, jax.numpy as jnp, mtlgrad_jax as mtl
       >>> _, jac = mtl.jacobians.shared_encoder.linearize(lambda e: e, lambda heads, h: h**2, (jnp.ones(2), None))
       >>> with warnings.catch_warnings(record=True) as caught:
       ...     warnings.simplefilter("always")

@@ -56,8 +56,9 @@ class MatrixFree:
         seeds = one_hot(self.losses)
         return gram_in_blocks(lambda task: self._pull(seeds[task]), self.losses, self.chunk_size)
 
-    def combine(self, weights: Weights) -> PyTree:
-        """Return Jᵀw, one backward pass."""
+    def combine(self, weights: Weights, *, keep: jax.Array | None = None) -> PyTree:
+        """Return Jᵀw, one backward pass; tasks outside `keep` get no weight."""
+        weights = weights if keep is None else jnp.where(keep, weights, 0)
         return self.where.merge(self._pull(weights.astype(self.losses.dtype)), self.zeros)
 
     def _pull(self, seed):
@@ -105,8 +106,7 @@ def linearize(
         mesh axis that `axis_name` does not name, or, in `gram()`, the backward pass cannot be transposed.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> def losses_fn(params):
       ...     return jnp.sum((params - 1.0) ** 2), jnp.sum((params + 1.0) ** 2)
       >>> losses, jac = mtl.jacobians.matrix_free.linearize(losses_fn, jnp.array([1.0, 0.0]))

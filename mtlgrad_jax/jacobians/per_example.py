@@ -32,8 +32,9 @@ class PerExample:
         """Return the Gram matrix of 2⁻ᵏJ and k, as `stacked.scaled_gram` does."""
         return gram_in_blocks(self.row, self.losses, self.chunk_size)
 
-    def combine(self, weights: Weights) -> PyTree:
+    def combine(self, weights: Weights, *, keep: jax.Array | None = None) -> PyTree:
         """Return Jᵀw, the gradient of Σ wᵢLᵢ: one backward pass over the batch, no gradient of an example."""
+        weights = weights if keep is None else jnp.where(keep, weights, 0)
         return self.where.merge(self.pull_back(weights.astype(self.losses.dtype))[0], self.zeros)
 
 
@@ -67,8 +68,7 @@ def linearize(
         scalar.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> def loss_fn(params, example):
       ...     return jnp.sum(params * example)
       >>> losses, jac = mtl.jacobians.per_example.linearize(loss_fn, jnp.ones(2), jnp.array([[1.0, 0.0], [3.0, 4.0]]))

@@ -74,12 +74,15 @@ class SharedEncoder:
             return stacked.scaled_gram(rows, axis_name=split_axes(jax.tree.leaves(rows), self.losses))
         return matrix_free.gram_by_sweeps(lambda seed: self.pull_to_heads(seed)[1], self.losses, self.chunk_size)
 
-    def combine(self, weights: Weights) -> PyTree:
+    def combine(self, weights: Weights, *, keep: jax.Array | None = None) -> PyTree:
         """Return a tree like `params`: Σ wᵢ∇_H Lᵢ pulled back through the encoder, and the heads' gradients."""
+        weights = weights if keep is None else jnp.where(keep, weights, 0)
         heads, representation = self.pull_to_heads(weights.astype(self.losses.dtype))
         (encoder,) = self.pull_to_encoder(representation)
         if self.heads == "own":
-            heads, _ = self.pull_to_heads(jnp.ones_like(self.losses))
+            heads, _ = self.pull_to_heads(
+                jnp.ones_like(self.losses) if keep is None else keep.astype(self.losses.dtype)
+            )
         return self.places.join(encoder, self.encoder_rest, heads, self.heads_rest)
 
 
@@ -142,8 +145,7 @@ def linearize(
         losses differ over a mesh axis that `axis_name` does not name.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> def encoder_fn(encoder, x):
       ...     return encoder * x
       >>> def heads_fn(heads, representation, x):

@@ -1,7 +1,9 @@
 """J held in full: a pytree shaped like the parameters whose leaves have a leading task axis."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,36 +13,43 @@ from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_ine
 from mtlgrad_jax.ground.ranges import undo_scale
 from mtlgrad_jax.jacobians._losses import check_chunk_size, loss_vector, map_in_chunks, trainable
 from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
-from mtlgrad_jax.typing import Gram, PyTree, Weights
+from mtlgrad_jax.typing import AxisName, Gram, PyTree, Weights
 
 _WANTED = "expected stacked task gradients with leaves (T, *param_shape)"
 _ADVICE = "stack one gradient per task along a new leading axis, as mtl.task_value_and_grad does"
 
 
-class Stacked(NamedTuple):
+@partial(jax.tree_util.register_dataclass, data_fields=("task_grads",), meta_fields=("axis_name",))
+@dataclass(frozen=True)
+class Stacked:
     """Stacked task gradients behind the interface of `typing.Jacobian`.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> jac = mtl.jacobians.stacked.Stacked({"w": jnp.eye(2)})
       >>> jac.combine(jnp.array([0.25, 0.75]))
       {'w': Array([0.25, 0.75], dtype=float32)}
     """
 
     task_grads: PyTree  # leaves (T, *param_shape)
+    axis_name: AxisName = None  # mesh axes over which leaves are split inside `shard_map`
+
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return count_tasks(self.task_grads)
 
     def gram(self) -> Gram:
         """Return JJᵀ."""
-        return gram(self.task_grads)
+        return gram(self.task_grads, axis_name=self.axis_name)
 
     def scaled_gram(self) -> tuple[Gram, jax.Array]:
         """Return the Gram matrix of 2⁻ᵏJ and k, see `scaled_gram`."""
-        return scaled_gram(self.task_grads)
+        return scaled_gram(self.task_grads, axis_name=self.axis_name)
 
-    def combine(self, weights: Weights) -> PyTree:
-        """Return Jᵀw."""
-        return combine(self.task_grads, weights)
+    def combine(self, weights: Weights, *, keep: jax.Array | None = None) -> PyTree:
+        """Return Jᵀw, see `combine`."""
+        return combine(self.task_grads, weights, keep=keep)
 
 
 def linearize(
@@ -62,8 +71,7 @@ def linearize(
       ValueError: As in `task_value_and_grad`.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> losses, jac = mtl.jacobians.stacked.linearize(lambda params: params**2, jnp.array([1.0, 2.0]))
       >>> jac.gram()
       Array([[ 4.,  0.],
@@ -89,8 +97,7 @@ def count_tasks(task_grads: PyTree, *, expected: int | None = None, params: PyTr
         expected one, or a leaf is not a stack of gradients of its parameter.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> mtl.jacobians.stacked.count_tasks({"w": jnp.ones((3, 2)), "b": jnp.ones(3)})
       3
     """
@@ -121,11 +128,17 @@ def count_tasks(task_grads: PyTree, *, expected: int | None = None, params: PyTr
 
 
 def _shapes_beside(task_grads, params):
-    """Return the shape of every floating-point leaf beside that of its parameter; nothing for another tree."""
-    if params is None or jax.tree.structure(params) != jax.tree.structure(task_grads):
+    """Return the shape of every floating-point leaf beside that of its parameter, or explain that it has none."""
+    if params is None:
         return []
-    pairs = zip(jax.tree.leaves(task_grads), jax.tree.leaves(params), strict=True)
-    return [(jnp.shape(leaf), jnp.shape(param)) for leaf, param in pairs if is_inexact(leaf)]
+    own = dict(jax.tree_util.tree_leaves_with_path(params))
+    found = {path: leaf for path, leaf in jax.tree_util.tree_leaves_with_path(task_grads) if is_inexact(leaf)}
+    if strange := [jax.tree_util.keystr(path) or "array" for path in found if path not in own]:
+        raise ValueError(
+            f"{_WANTED} in a tree like the parameters {shapes(params)}, got {strange[0]} in {shapes(task_grads)}; "
+            f"{_ADVICE}, or jax.tree.map(lambda *rows: jnp.stack(rows), *grads) of one gradient per task."
+        )
+    return [(jnp.shape(leaf), jnp.shape(own[path])) for path, leaf in found.items()]
 
 
 def _is_flattened(pairs):
@@ -154,8 +167,7 @@ def gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None = None) 
         `axis_name` does not name.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> mtl.jacobians.stacked.gram({"w": jnp.array([[1.0, 2.0], [0.0, 1.0]]), "b": jnp.array([2.0, 0.0])})
       Array([[9., 2.],
              [2., 1.]], dtype=float32)
@@ -180,8 +192,7 @@ def scaled_gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None =
       ValueError: If the task axis is missing or inconsistent.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> g, k = mtl.jacobians.stacked.scaled_gram(jnp.array([[3e-30], [1e-30]]))
       >>> float(g[0, 0] / g[1, 1]) > 8.99, int(k)
       (True, -98)
@@ -205,8 +216,7 @@ def combine(task_grads: PyTree, weights: Weights, *, keep: jax.Array | None = No
       leaves become zeros.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> mtl.jacobians.stacked.combine({"b": jnp.array([2.0, 4.0])}, jnp.array([0.5, 0.5]))
       {'b': Array(3., dtype=float32)}
     """
@@ -258,8 +268,7 @@ def task_value_and_grad(
       ValueError: If the losses are not a vector or a flat container of scalars.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> def losses_fn(params, x):
       ...     return {"first": jnp.sum(params * x), "second": jnp.sum(params**2)}
       >>> losses, task_grads = mtl.task_value_and_grad(losses_fn)(jnp.array([1.0, 2.0]), 3.0)

@@ -29,8 +29,7 @@ def convergence(
       The axes, with a line per solver; below the rounding error of float32 lines run along the shaded floor.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> gram, steps = jnp.eye(4), (1, 10, 100)
       >>> gaps = [mtl.solvers.frank_wolfe(gram, step="2/(k+2)", max_steps=count).gap for count in steps]
       >>> answer = mtl.solvers.min_norm(gram)

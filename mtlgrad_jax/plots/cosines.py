@@ -28,8 +28,7 @@ def cosines(gram: Gram, *, tasks: Sequence[str] | None = None, ax: Axes | None =
       ValueError: If `gram` is not a square matrix of floats or there is not one name per task.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> ax = mtl.plots.cosines(jnp.array([[1.0, -1.0], [-1.0, 4.0]]), tasks=["depth", "normals"])
       >>> ax.get_title(loc="left")
       'Cosines between the task gradients'

@@ -32,8 +32,7 @@ def geometry(
       ValueError: If there are not two or three gradients, or three do not lie in a plane.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> task_grads = jnp.array([[3.7, 0.5], [-1.0, 1.0]])
       >>> shortest = mtl.weightings.mgda(task_grads @ task_grads.T) @ task_grads
       >>> ax = mtl.plots.geometry(task_grads, {"sum": task_grads.sum(0), "MGDA": shortest})

@@ -34,8 +34,7 @@ def landscape(
       The axes; a circle marks where a path starts, a square where it ends.
 
     Example:
-      >>> import jax.numpy as jnp, numpy as np
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, numpy as np, mtlgrad_jax as mtl
       >>> losses_fn = lambda theta: jnp.stack([jnp.sum((theta - 1) ** 2), jnp.sum((theta + 1) ** 2)])
       >>> path = np.array([[2.0, -1.0], [1.0, -0.5], [0.5, 0.0]])
       >>> ax = mtl.plots.landscape(losses_fn, {"MGDA": path}, pareto=np.array([[-1.0, -1.0], [1.0, 1.0]]))

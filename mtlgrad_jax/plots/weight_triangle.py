@@ -39,8 +39,7 @@ def weight_triangle(
       ValueError: If there are not three tasks.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> gram = jnp.array([[4.0, -1.0, 0.5], [-1.0, 1.0, 0.2], [0.5, 0.2, 2.0]])
       >>> ax = mtl.plots.weight_triangle(gram, {"MGDA": mtl.weightings.mgda(gram), "mean": jnp.ones(3)})
       >>> ax.get_legend_handles_labels()[1][0]

@@ -46,8 +46,7 @@ def alpha_fair(gram: Gram, *, alpha: jax.Array | float = 1.0, log2_scale: jax.Ar
       ValueError: If `gram` is not square.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> mtl.solvers.alpha_fair(jnp.diag(jnp.array([4.0, 1.0]))).x
       Array([0.5, 1. ], dtype=float32)
 
@@ -89,8 +88,8 @@ def fairness_gap(gram: Gram, weights: jax.Array, *, alpha: jax.Array | float = 1
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mtlgrad_jax.solvers.alpha_fair import fairness_gap
-      >>> float(fairness_gap(jnp.eye(2), jnp.array([3.0, 1.0])))
+      >>> import mtlgrad_jax as mtl
+      >>> float(mtl.solvers.fairness_gap(jnp.eye(2), jnp.array([3.0, 1.0])))
       0.8
     """
     lengths = row_norms(gram)

@@ -54,8 +54,7 @@ def frank_wolfe(
       ValueError: If `num_simplex` is less than T, or `step` is unknown.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> bool(mtl.solvers.frank_wolfe(jnp.eye(4), step="2/(k+2)", max_steps=100).gap > 1e-3)
       True
       >>> mtl.solvers.frank_wolfe(jnp.eye(4), step="fully_corrective").x

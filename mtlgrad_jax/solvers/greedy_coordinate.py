@@ -59,8 +59,7 @@ def greedy_coordinate(
       ValueError: If `gram` is not square, `num_simplex` is not 1, or `rule` is unknown.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> task_grads = jnp.array([[-1.0, 0.0], [1.0, -1.0], [1.0, 0.0]])
       >>> mtl.solvers.greedy_coordinate(task_grads @ task_grads.T, rule="article").x
       Array([1. , 0.5, 0.5], dtype=float32)

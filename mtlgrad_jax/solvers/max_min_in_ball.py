@@ -45,8 +45,7 @@ def max_min_in_ball(gram: Gram, center: jax.Array, radius: jax.Array | float) ->
       ValueError: If `gram` is not square or `center` is not of shape `(T,)`.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> mtl.solvers.max_min_in_ball(jnp.eye(2), jnp.array([1.0, 0.0]), 0.5).x
       Array([0. , 0.5], dtype=float32)
 
@@ -99,8 +98,8 @@ def max_min_gap(gram: Gram, center: jax.Array, radius: jax.Array | float, x: jax
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mtlgrad_jax.solvers.max_min_in_ball import max_min_gap
-      >>> float(max_min_gap(jnp.eye(2), jnp.array([1.0, 0.0]), 0.5, jnp.array([0.0, 0.5])))
+      >>> import mtlgrad_jax as mtl
+      >>> float(mtl.solvers.max_min_gap(jnp.eye(2), jnp.array([1.0, 0.0]), 0.5, jnp.array([0.0, 0.5])))
       0.0
     """
     return _gap(gram, center, radius, x, min_norm(gram).x)

@@ -32,8 +32,7 @@ def min_norm(gram: Gram, num_simplex: int | None = None) -> Solution:
       ValueError: If `gram` is not square or `num_simplex` is not between 1 and T.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> task_grads = jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
       >>> mtl.solvers.min_norm(task_grads @ task_grads.T).x
       Array([0.6, 0.4], dtype=float32)

@@ -27,8 +27,7 @@ def nnls(quadratic: jax.Array, linear: jax.Array) -> Solution:
       A zero row of Q gets xᵢ = 0. Input that is not finite gives NaN and an infinite gap.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> solution = mtl.solvers.nnls(jnp.array([[4.0, 1.0], [1.0, 4.0]]), jnp.array([-4.0, 3.0]))
       >>> solution.x
       Array([1., 0.], dtype=float32)

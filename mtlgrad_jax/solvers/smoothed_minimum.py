@@ -62,8 +62,7 @@ def smoothed_minimum(
       ValueError: If `gram` is not square, `num_simplex` is less than T, or `iteration` is unknown.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> task_grads = jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
       >>> mtl.solvers.smoothed_minimum(task_grads @ task_grads.T, sharpness=1e5).x.round(3)
       Array([0.6, 0.4], dtype=float32)

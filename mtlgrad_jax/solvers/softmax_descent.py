@@ -59,8 +59,7 @@ def softmax_descent(
       ValueError: If `gram` is not square or `num_simplex` is not between 1 and T.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> task_grads = jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
       >>> mtl.solvers.softmax_descent(task_grads @ task_grads.T).x.round(3)
       Array([0.6, 0.4], dtype=float32)

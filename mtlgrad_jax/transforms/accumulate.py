@@ -56,8 +56,7 @@ def accumulate(
         task axis, `counts` or `losses` have another length than T.
 
     Example:
-      >>> import jax.numpy as jnp, optax
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, optax, mtlgrad_jax as mtl
       >>> tx = mtl.accumulate(optax.chain(mtl.mean(), optax.sgd(1.0)), every_k=2, num_tasks=2)
       >>> params = jnp.zeros(1)
       >>> state = tx.init(params)

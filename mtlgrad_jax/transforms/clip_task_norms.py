@@ -36,8 +36,7 @@ def clip_task_norms(
         name.
 
     Example:
-      >>> import jax.numpy as jnp, optax
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, optax, mtlgrad_jax as mtl
       >>> tx = optax.chain(mtl.clip_task_norms(1.0), mtl.mean(), optax.sgd(1.0))
       >>> params = jnp.zeros(2)
       >>> task_grads = jnp.array([[8.0, 0.0], [0.0, 0.5]])

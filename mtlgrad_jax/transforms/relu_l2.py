@@ -30,8 +30,7 @@ def relu_l2_project(*, scope: str = "tree") -> optax.GradientTransformation:
       ValueError: If `scope` is unknown; in `update`, without `params`.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> tx = mtl.relu_l2_project()
       >>> params = jnp.array([1.0, 0.0])
       >>> tx.update(jnp.array([-2.0, 3.0]), tx.init(params), params)[0]
@@ -93,8 +92,7 @@ def adam_relu_l2(
       An `optax.GradientTransformation` that needs `params`.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> tx = mtl.adam_relu_l2(0.1)
       >>> params = jnp.array([1.0, 0.0])
       >>> tx.update(jnp.array([-2.0, 3.0]), tx.init(params), params)[0]

@@ -1,0 +1,1 @@
+"""What turns any weighting into another: `every_k`, `smoothed`, `normalized`, and `keyed` for a random one."""

@@ -1,0 +1,61 @@
+"""Weights averaged over steps."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtlgrad_jax.typing import PyTree, StatefulWeighting, Weighting, as_stateful
+
+
+class SmoothedState(NamedTuple):
+    """What `smoothed` remembers."""
+
+    weights: jax.Array  # (T,)
+    started: jax.Array  # () bool
+    inner: PyTree  # of the wrapped weighting
+
+
+def smoothed(weighting: Weighting | StatefulWeighting, *, alpha: float = 0.9) -> StatefulWeighting:
+    """Average the weights of any weighting over the steps.
+
+    On mini-batches the weights and the gradients that they multiply depend on the same noise, which biases the
+    update; an average depends on it less.
+
+    λ̂(t) = α λ̂(t−1) + (1−α) λ(t),   λ̂(1) = λ(1)
+
+    Args:
+      weighting: Any weighting.
+      alpha: α, from 0 for no average to 1 for the weights of the first step for ever.
+
+    Returns:
+      A `typing.StatefulWeighting`. The weights sum to what those of `weighting` do. They keep its promises in
+      the long run, not at every step.
+
+    Raises:
+      ValueError: If `alpha` is not between 0 and 1.
+
+    Example:
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> weighting = mtl.weightings.smoothed(mtl.weightings.mgda, alpha=0.5)
+      >>> weights, state = weighting.update(jnp.eye(2), weighting.init(2))
+      >>> weighting.update(jnp.diag(jnp.array([1.0, 3.0])), state)[0]
+      Array([0.625, 0.375], dtype=float32)
+
+    References:
+      Zhou et al. (CR-MOGM), NeurIPS 2022.
+    """
+    if isinstance(alpha, int | float) and not 0 <= alpha <= 1:
+        raise ValueError(f"expected alpha between 0 and 1, got {alpha}.")
+    inner = as_stateful(weighting)
+
+    def init(num_tasks):
+        return SmoothedState(jnp.zeros(num_tasks), jnp.zeros((), bool), inner.init(num_tasks))
+
+    def update(gram, state, **extras):
+        fresh, memory = inner.update(gram, state.inner, **extras)
+        kept = jnp.where(state.started, jnp.asarray(alpha, fresh.dtype), 0)
+        weights = kept * state.weights.astype(fresh.dtype) + (1 - kept) * fresh
+        return weights, SmoothedState(weights.astype(state.weights.dtype), jnp.ones_like(state.started), memory)
+
+    return StatefulWeighting(init, update)

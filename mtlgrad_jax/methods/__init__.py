@@ -1,0 +1,41 @@
+"""Methods, one file each: `weights` (`weighting` with memory, `rows` on J), the Optax factory NAME, and its CLAIMS."""
+
+import importlib
+import pkgutil
+
+from mtlgrad_jax.typing import Claims
+
+
+def names() -> list[str]:
+    """Return the names of all methods: the public modules of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def claims() -> dict[str, Claims]:
+    """Return what every method says of itself, by name.
+
+    Example:
+      >>> import mtlgrad_jax as mtl
+      >>> mtl.methods.claims()["mgda"].follows
+      'shortest convex combination'
+    """
+    return {name: importlib.import_module(f"{__name__}.{name}").CLAIMS for name in names()}
+
+
+def catalogue() -> str:
+    """Return the table of all methods in Markdown, made from their claims.
+
+    *Keeps* and *needs* are letters of `typing.PROMISES` and `typing.NEEDS`. *Sum* is that of the weights when all tasks
+    agree on a gradient g and a loss L, once averages have settled; λ stands for `strength`. *Cost*: besides reading J
+    twice, and, where gradients are counted, the memory of the state.
+
+    Example:
+      >>> import mtlgrad_jax as mtl
+      >>> print(mtl.methods.catalogue().splitlines()[0].split())
+      ['|', 'method', '|', 'what', 'it', 'follows', '|', 'keeps', '|', 'needs', '|', 'sum', '|', 'cost', '|']
+    """
+    head = ("method", "what it follows", "keeps", "needs", "sum", "cost")
+    rows = [(name, c.follows, c.keeps, c.needs, c.sums_to, c.costs) for name, c in claims().items()]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    line = lambda cells: "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+    return "\n".join([line(head), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)])

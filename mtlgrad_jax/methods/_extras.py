@@ -1,0 +1,51 @@
+"""What a step hands to a method besides G: checked once, and with a defined answer where a loss has no logarithm."""
+
+import jax
+import jax.numpy as jnp
+
+from mtlgrad_jax.ground.grams import check_gram
+from mtlgrad_jax.typing import Gram
+
+
+def check_losses(losses: jax.Array | None, gram: Gram, method: str, *, name: str = "losses") -> jax.Array:
+    """Return losses of shape `(T,)` in the dtype of the Gram matrix, or explain how to pass them."""
+    check_gram(gram)
+    if losses is None:
+        raise ValueError(
+            f"{method} expected {name} of shape {gram.shape[:1]}, got none; pass {name}={name}, in a transformation "
+            f"as tx.update(task_grads, state, params, {name}={name})."
+        )
+    if jnp.shape(losses) != gram.shape[:1]:
+        raise ValueError(f"{method} expected {name} of shape {gram.shape[:1]}, one per task, got {jnp.shape(losses)}.")
+    return jnp.asarray(losses).astype(gram.dtype)
+
+
+def check_cross_gram(cross_gram: jax.Array | None, gram: Gram, method: str) -> jax.Array:
+    """Return the cross Gram matrix, zero if it is not finite, or explain where it comes from."""
+    check_gram(gram)
+    if cross_gram is None or jnp.shape(cross_gram) != gram.shape:
+        got = "none" if cross_gram is None else jnp.shape(cross_gram)
+        raise ValueError(
+            f"{method} expected cross_gram of shape {gram.shape}, got {got}; the transformation computes it from "
+            "tx.update(task_grads, state, params, second_task_grads=second_task_grads)."
+        )
+    return jnp.where(jnp.all(jnp.isfinite(cross_gram)), cross_gram, 0).astype(gram.dtype)
+
+
+def log_losses(losses: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return log L, zero where there is none, and whether there is one: L positive, normal and finite."""
+    usable = (losses >= jnp.finfo(losses.dtype).tiny) & (losses < jnp.inf)
+    return jnp.log(jnp.where(usable, losses, 1)), usable
+
+
+def softmax_where(logits: jax.Array, usable: jax.Array) -> jax.Array:
+    """Return the softmax over the usable entries, zero elsewhere; all zero if none is usable."""
+    peak = jnp.max(jnp.where(usable, logits, -jnp.inf))
+    parts = jnp.where(usable, jnp.exp(jnp.minimum(logits - jnp.where(jnp.isfinite(peak), peak, 0), 0)), 0)
+    total = jnp.sum(parts)
+    return parts / jnp.where(total > 0, total, 1)
+
+
+def exp_in_range(exponent: jax.Array) -> jax.Array:
+    """Return the exponential, at most the square root of the largest number of the type."""
+    return jnp.exp(jnp.minimum(exponent, jnp.log(jnp.finfo(exponent.dtype).max) / 2))

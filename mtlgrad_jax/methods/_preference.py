@@ -1,0 +1,38 @@
+"""The preference vector p: how much each task matters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from mtlgrad_jax.ground.grams import check_gram
+from mtlgrad_jax.typing import Gram
+
+
+def resolve(preference: ArrayLike | None, gram: Gram) -> jax.Array:
+    """Return p in the dtype of the Gram matrix, 1/T each by default.
+
+    Args:
+      preference: Shape `(T,)`, or None.
+      gram: G, shape `(T, T)`.
+
+    Returns:
+      p, shape `(T,)`.
+
+    Raises:
+      ValueError: If `gram` is not square, or `preference` is not of shape `(T,)` or known to be negative.
+    """
+    num_tasks = check_gram(gram)
+    if preference is None:
+        return jnp.full_like(gram[0], 1 / num_tasks)
+    p = jnp.asarray(preference, gram.dtype)
+    if p.shape != (num_tasks,):
+        raise ValueError(f"expected preference of shape ({num_tasks},), one number per task, got {p.shape}.")
+    return check_nonnegative(p, "preference", preference)
+
+
+def check_nonnegative(values: jax.Array, name: str, given: ArrayLike) -> jax.Array:
+    """Return the values, or refuse negative ones where they are known at trace time."""
+    if not isinstance(given, jax.core.Tracer) and np.any(np.asarray(given) < 0):
+        raise ValueError(f"expected {name} of at least zero, one number per task, got {given}.")
+    return values

@@ -1,0 +1,78 @@
+"""Fixed weights, chosen by hand."""
+
+from functools import partial
+
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from mtlgrad_jax.ground.grams import check_gram
+from mtlgrad_jax.methods._preference import check_nonnegative
+from mtlgrad_jax.transforms.aggregate import aggregate
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+
+CLAIMS = Claims(
+    "fixed weights",
+    keeps="LZF",
+    sums_to="Σw",
+    costs="–",
+    options=lambda num_tasks: {"weights": tuple(range(1, num_tasks + 1))},
+)
+
+
+def weights(gram: Gram, *, weights: ArrayLike) -> Weights:
+    """Weigh tasks by fixed numbers.
+
+    Linear scalarisation: gradient descent on Σ wᵢLᵢ.
+
+    Args:
+      gram: G = JJᵀ, shape `(T, T)`; only its shape matters.
+      weights: w, shape `(T,)`.
+
+    Returns:
+      w, shape `(T,)`; the weights sum to what was passed.
+
+    Raises:
+      ValueError: If `weights` is not of shape `(T,)` or negative.
+
+    Example:
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> mtl.weightings.constant(jnp.eye(2), weights=(1.0, 0.1))
+      Array([1. , 0.1], dtype=float32)
+    """
+    num_tasks = check_gram(gram)
+    fixed = jnp.asarray(weights, gram.dtype)
+    if fixed.shape != (num_tasks,):
+        raise ValueError(f"expected weights of shape ({num_tasks},), one number per task, got {fixed.shape}.")
+    return check_nonnegative(fixed, "weights", weights)
+
+
+def constant(
+    num_tasks: int | None = None,
+    *,
+    weights: ArrayLike,
+    axis_name: AxisName = None,
+    nonfinite: Nonfinite = "propagate",
+) -> optax.GradientTransformationExtraArgs:
+    """Follow a combination of the task gradients with fixed weights.
+
+    Args:
+      num_tasks: T, see `aggregate`.
+      weights: w, shape `(T,)`.
+      axis_name: See `aggregate`.
+      nonfinite: See `aggregate`.
+
+    Returns:
+      An Optax transformation of stacked task gradients.
+
+    Example:
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> tx = mtl.constant(2, weights=(1.0, 0.1))
+      >>> update, state = tx.update(jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]]), tx.init(jnp.zeros(3)))
+      >>> update.shape, state.weights.shape
+      ((3,), (2,))
+    """
+    return aggregate(partial(_weights, weights=weights), num_tasks, axis_name=axis_name, nonfinite=nonfinite)
+
+
+_weights = weights  # an option of the factory has the name of the function above

@@ -1,0 +1,107 @@
+"""FAMO: keep the relative improvement of all tasks equal, at the cost of their losses only."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtlgrad_jax.methods._extras import check_losses, log_losses, softmax_where
+from mtlgrad_jax.transforms.aggregate import aggregate
+from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
+
+CLAIMS = Claims("equal relative progress", keeps="PLZF", needs="LS", sums_to="1", costs="–")
+
+
+class FamoState(NamedTuple):
+    """What `famo` remembers."""
+
+    logits: jax.Array  # (T,)
+    losses: jax.Array  # (T,), of the last step, before its update; zero before the first
+
+
+def weighting(*, learning_rate: float = 0.025, decay: float = 1e-3) -> StatefulWeighting:
+    """Weigh tasks so that all losses fall at the same relative rate.
+
+    Tasks whose logarithmic loss fell least in the last step get more weight in the next one. To know how much
+    a loss fell, it is needed on the same batch after the step: pass `previous_batch_losses`, the losses at the
+    current parameters on the batch of the *previous* step, with the next call.
+
+    wᵢ ∝ zᵢ/Lᵢ,  z = softmax(ξ),   ξ ← ξ − β((diag z − zzᵀ)(log Lₜ₋₁ − log L′ₜ₋₁) + γξ)
+
+    Args:
+      learning_rate: β.
+      decay: γ, which draws the logits back to zero.
+
+    Returns:
+      A `typing.StatefulWeighting` that needs `losses` and takes `previous_batch_losses`, ignored at the first
+      step. Without it `losses` stands in, which is exact when every step sees all data and otherwise mistakes
+      the difference between two batches for progress. The weights sum to one, whether tasks agree or not. A
+      loss that is not positive has no logarithm: its task gets weight zero and counts as unchanged. Subtract
+      a lower bound from losses that may be negative.
+
+    Example:
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> weighting = mtl.weightings.famo()
+      >>> weights, state = weighting.update(jnp.eye(2), weighting.init(2), losses=jnp.array([1.0, 3.0]))
+      >>> jnp.round(weights, 4)
+      Array([0.75, 0.25], dtype=float32)
+
+    References:
+      Liu et al., arXiv 2306.03792, algorithm 1. Its published code feeds the same slope to Adam.
+    """
+
+    def init(num_tasks):
+        return FamoState(jnp.zeros(num_tasks), jnp.zeros(num_tasks))
+
+    def update(gram, state, *, losses=None, previous_batch_losses=None):
+        losses = check_losses(losses, gram, "famo")
+        after = losses if previous_batch_losses is None else previous_batch_losses
+        after = check_losses(after, gram, "famo", name="previous_batch_losses")
+        logits = state.logits.astype(gram.dtype)
+
+        log_before, known_before = log_losses(state.losses.astype(gram.dtype))
+        log_after, known_after = log_losses(after)
+        fall = jnp.where(known_before & known_after, log_before - log_after, 0)
+        shares = jax.nn.softmax(logits)
+        slope = shares * (fall - jnp.sum(shares * fall)) + jnp.asarray(decay, gram.dtype) * logits
+        logits = logits - jnp.asarray(learning_rate, gram.dtype) * slope
+
+        log_now, usable = log_losses(losses)
+        weights = softmax_where(jax.nn.log_softmax(logits) - log_now, usable)
+        return weights, FamoState(logits.astype(state.logits.dtype), losses.astype(state.losses.dtype))
+
+    return StatefulWeighting(init, update)
+
+
+def famo(
+    num_tasks: int | None = None,
+    *,
+    learning_rate: float = 0.025,
+    decay: float = 1e-3,
+    axis_name: AxisName = None,
+    nonfinite: Nonfinite = "propagate",
+) -> optax.GradientTransformationExtraArgs:
+    """Follow the task gradients so that all losses fall at the same relative rate.
+
+    Args:
+      num_tasks: T, needed: the method keeps state; see `aggregate`.
+      learning_rate: Of the descent on the logits, which live in the state.
+      decay: Draws the logits back to zero.
+      axis_name: See `aggregate`.
+      nonfinite: See `aggregate`.
+
+    Returns:
+      An Optax transformation of stacked task gradients that needs `tx.update(..., losses=losses)` and takes
+      `previous_batch_losses`, the losses of the current parameters on the batch of the previous step.
+
+    Example:
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> tx, task_grads = mtl.famo(num_tasks=2), jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+      >>> update, state = tx.update(task_grads, tx.init(jnp.zeros(3)), losses=jnp.array([1.0, 4.0]))
+      >>> state.weights
+      Array([0.8, 0.2], dtype=float32)
+    """
+    return aggregate(
+        weighting(learning_rate=learning_rate, decay=decay), num_tasks, axis_name=axis_name, nonfinite=nonfinite
+    )

@@ -1,0 +1,120 @@
+"""MGDA: the point of smallest norm in the convex hull of the gradients."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtlgrad_jax.ground.grams import check_gram, reciprocal, row_norms
+from mtlgrad_jax.ground.ranges import scale_by_power_of_two
+from mtlgrad_jax.methods._extras import check_losses
+from mtlgrad_jax.solvers import min_norm
+from mtlgrad_jax.solvers.certificates import min_norm_gap
+from mtlgrad_jax.transforms.aggregate import aggregate
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Solver, Weights
+
+CLAIMS = Claims(
+    "shortest convex combination",
+    keeps="CPF",
+    sums_to="1",
+    costs="program",
+    variants={"l2": {"options": lambda num_tasks: {"normalization": "l2"}, "degree": -1}},
+)
+
+
+NORMALIZATIONS = ("none", "l2", "loss", "loss+")
+
+
+def weights(
+    gram: Gram,
+    *,
+    normalization: str = "none",
+    losses: jax.Array | None = None,
+    log2_scale: jax.Array | int = 0,
+    solver: Solver = min_norm,
+) -> Weights:
+    """Weigh tasks so that the update is the shortest convex combination of their gradients.
+
+    The update has a non-negative inner product with every gradient, at least its own squared length;
+    it is zero only where no direction improves all tasks (Pareto stationarity).
+
+    α* = argmin_{α∈Δ} ‖Σ αᵢ gᵢ/nᵢ‖²,   wᵢ = αᵢ*/nᵢ
+
+    Args:
+      gram: G = JJᵀ, shape `(T, T)`.
+      normalization: nᵢ is 1 (`"none"`), ‖gᵢ‖ (`"l2"`), Lᵢ (`"loss"`) or Lᵢ‖gᵢ‖ (`"loss+"`).
+      losses: L, shape `(T,)`, positive; needed for `"loss"` and `"loss+"`.
+      log2_scale: k, if `gram` is that of 2⁻ᵏJ.
+      solver: A function of a Gram matrix returning a `Solution`; exact by default.
+
+    Returns:
+      w, shape `(T,)`. With `"none"` the weights sum to one. With the others they are in units of 1/nᵢ, so
+      that the update Jᵀw is conflict-free; published code applies α to the raw gradients, which is not.
+      A zero gradient counts as nᵢ = 1: its task is stationary and takes all the weight.
+
+    Raises:
+      ValueError: If `normalization` is unknown, or losses are missing or of the wrong shape.
+
+    Example:
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> task_grads = jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+      >>> mtl.weightings.mgda(task_grads @ task_grads.T)
+      Array([0.6, 0.4], dtype=float32)
+
+    References:
+      Désidéri, C. R. Acad. Sci. 350 (2012); Sener & Koltun, arXiv 1810.04650 (normalisations from its code);
+      Su, scientific-spaces 8896 (13)–(17).
+    """
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"expected normalization to be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}.")
+    check_gram(gram)
+    if normalization == "none":
+        return solver(gram).x
+    unit = jnp.ones_like(gram[0])
+    if normalization.startswith("loss"):
+        unit = check_losses(losses, gram, f"mgda with normalization={normalization!r}")
+    if normalization in ("l2", "loss+"):
+        lengths = row_norms(gram)
+        unit = unit * jnp.where(lengths > 0, lengths, 1)
+    inverse = reciprocal(unit)
+    weights = solver(gram * inverse[:, None] * inverse[None, :]).x * inverse
+    if normalization in ("l2", "loss+"):
+        weights = scale_by_power_of_two(weights, -jnp.asarray(log2_scale))
+    return weights
+
+
+def mgda(
+    num_tasks: int | None = None,
+    *,
+    normalization: str = "none",
+    solver: Solver | None = None,
+    axis_name: AxisName = None,
+    nonfinite: Nonfinite = "propagate",
+) -> optax.GradientTransformationExtraArgs:
+    """Follow the shortest convex combination of the task gradients, which hurts no task to first order.
+
+    Args:
+      num_tasks: T, see `aggregate`.
+      normalization: `"none"`, `"l2"`, `"loss"` or `"loss+"`, see `weightings.mgda`; the last two need
+        `tx.update(..., losses=losses)`.
+      solver: The solver of the inner program; exact by default. (None rather than a function, because
+        `optax.inject_hyperparams` takes functions for schedules; list it in static_args there.)
+      axis_name: See `aggregate`.
+      nonfinite: See `aggregate`.
+
+    Returns:
+      An Optax transformation of stacked task gradients. At a Pareto stationary point, and when a task's
+      gradient is zero, its update is zero. `gap` is the Frank–Wolfe gap (with a normalisation, the deepest
+      conflict).
+
+    Example:
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> tx, task_grads = mtl.mgda(num_tasks=2), jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+      >>> update, state = tx.update(task_grads, tx.init(jnp.zeros(3)))
+      >>> state.weights
+      Array([0.6, 0.4], dtype=float32)
+    """
+    weigh = partial(weights, normalization=normalization, solver=solver or min_norm)
+    method = Method(weigh, certificate=min_norm_gap if normalization == "none" else None)
+    return aggregate(method, num_tasks, axis_name=axis_name, nonfinite=nonfinite)

@@ -1,0 +1,145 @@
+"""PCD: follow the primary, and guarantee every auxiliary a share of its own progress."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal
+from mtlgrad_jax.ground.ranges import scale_by_power_of_two
+from mtlgrad_jax.solvers import nnls
+from mtlgrad_jax.transforms.aggregate import aggregate
+from mtlgrad_jax.typing import AxisName, Claims, Method, Nonfinite, StatefulWeighting
+
+CLAIMS = Claims("primary, and a share for the rest", keeps="F", needs="S", sums_to="1", costs="program")
+
+
+class PcdState(NamedTuple):
+    """Running lengths, and whether the last step kept its guarantee."""
+
+    rms: jax.Array  # (T,), √EMA‖gᵢ‖², not yet corrected for its start at zero
+    num_steps: jax.Array  # () int32
+    gap: jax.Array  # (), certificate of the projection; infinite where no direction keeps the guarantee
+
+
+def weighting(
+    *, tau: ArrayLike = 0.02, beta: jax.Array | float = 0.999, eps: jax.Array | float = 0.0
+) -> StatefulWeighting:
+    """Follow the primary gradient while every auxiliary gains a share of what its own gradient would give.
+
+    `primary_aux` with a margin: not merely unhurt, the auxiliaries progress. Gradients are first divided by
+    their running lengths, so that the shares do not depend on the units of the losses.
+
+    min ½‖d − g̃₀‖²  s.t.  ⟨g̃ⱼ,d⟩ ≥ τⱼ‖g̃ⱼ‖²,   g̃ᵢ = gᵢ/√(EMA‖gᵢ‖² + ε);   u = ‖g₀‖·d/‖d‖
+
+    Args:
+      tau: τ, a number or shape `(T − 1,)`, one per auxiliary; between 0 and 1.
+      beta: Decay of the average of ‖gᵢ‖², which is corrected for its start at zero.
+      eps: ε. The paper adds 1e-8, in units of squared gradients; by default nothing is added and a gradient
+        that has always been zero is left out.
+
+    Returns:
+      A `typing.StatefulWeighting`, the primary in the first row. The update is as long as g₀, so that the weights sum
+      to one when all tasks agree. If no direction keeps the guarantee (it takes two opposed auxiliaries),
+      u = g₀ as in the paper, and `PcdState.gap` is infinite. A zero primary gives a zero update.
+
+    Raises:
+      ValueError: In `update`, if `tau` is not a number or of shape `(T − 1,)`.
+
+    Example:
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> weighting = mtl.weightings.pcd(tau=0.5)
+      >>> weights, state = weighting.update(jnp.eye(2), weighting.init(2))
+      >>> weights.round(4)
+      Array([0.8944, 0.4472], dtype=float32)
+
+    References:
+      Priority-constrained descent, arXiv 2606.29521.
+    """
+
+    def init(num_tasks):
+        return PcdState(jnp.zeros(num_tasks, jnp.float32), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, jnp.float32))
+
+    def update(gram, state, *, log2_scale=0):
+        check_gram(gram)
+        decay = jnp.asarray(beta, gram.dtype)
+        correlation, scaled_lengths = normalize_rows(gram)
+        lengths = scale_by_power_of_two(scaled_lengths, jnp.asarray(log2_scale))
+        num_steps = state.num_steps + 1
+        rms = jnp.hypot(jnp.sqrt(decay) * state.rms.astype(gram.dtype), jnp.sqrt(1 - decay) * lengths)
+        start = -jnp.expm1(num_steps.astype(gram.dtype) * jnp.log(decay))  # 1 − βᵗ
+        unit = jnp.hypot(rms / jnp.sqrt(start), jnp.sqrt(jnp.asarray(eps, gram.dtype)))
+
+        shares, gap = _project(correlation, lengths * reciprocal(unit), _shares(tau, gram))
+        weights = shares * lengths[0] * reciprocal(lengths)
+        return weights, PcdState(rms.astype(state.rms.dtype), num_steps, gap.astype(state.gap.dtype))
+
+    return StatefulWeighting(init, update)
+
+
+def _project(correlation, ratios, tau):
+    """Return coefficients of the unit gradients for a direction of length one, and the certificate.
+
+    Args:
+      correlation: Cosines, shape `(T, T)`.
+      ratios: ‖g̃ᵢ‖, shape `(T,)`.
+      tau: Shape `(T − 1,)`.
+    """
+    primary = (jnp.arange(ratios.shape[0]) == 0).astype(ratios.dtype)
+    if ratios.shape[0] == 1:
+        return primary, jnp.zeros_like(ratios[0])
+    present = ratios > 0
+    cosines = jnp.where(present[:, None] & present[None, :], correlation, 0)
+    solution = nnls(cosines[1:, 1:], cosines[1:, 0] * ratios[0] - tau * ratios[1:])
+    kept = solution.gap <= jnp.sqrt(jnp.finfo(ratios.dtype).eps)
+    shares = jnp.concatenate([ratios[:1], jnp.where(kept, solution.x, 0)])
+    length = jnp.sqrt(jnp.maximum(dot(shares, dot(cosines, shares)), 0))
+    return shares * reciprocal(length), jnp.where(kept, solution.gap, jnp.inf)
+
+
+def _shares(tau, gram):
+    num_auxiliary = check_gram(gram) - 1
+    shares = jnp.asarray(tau, gram.dtype)
+    if shares.shape not in ((), (num_auxiliary,)):
+        raise ValueError(f"expected tau to be a number or of shape ({num_auxiliary},), got {shares.shape}.")
+    return jnp.broadcast_to(shares, (num_auxiliary,))
+
+
+def pcd(
+    num_tasks: int | None = None,
+    *,
+    tau: ArrayLike = 0.02,
+    beta: jax.Array | float = 0.999,
+    eps: jax.Array | float = 0.0,
+    axis_name: AxisName = None,
+    nonfinite: Nonfinite = "propagate",
+) -> optax.GradientTransformationExtraArgs:
+    """Follow the primary gradient while every auxiliary gains a share of its own progress.
+
+    Args:
+      num_tasks: T, needed: the method keeps state; see `aggregate`.
+      tau: τ, a number or shape `(T − 1,)`, one per auxiliary; between 0 and 1.
+      beta: Decay of the average of ‖gᵢ‖², which is corrected for its start at zero.
+      eps: ε. The paper adds 1e-8, in units of squared gradients; by default nothing is added and a gradient
+        that has always been zero is left out.
+      axis_name: See `aggregate`.
+      nonfinite: See `aggregate`.
+
+    Returns:
+      An Optax transformation of stacked task gradients.
+
+    Example:
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> tx = mtl.pcd(2)
+      >>> update, state = tx.update(jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]]), tx.init(jnp.zeros(3)))
+      >>> update.shape, state.weights.shape
+      ((3,), (2,))
+    """
+    return aggregate(
+        Method(weighting(tau=tau, beta=beta, eps=eps), num_primary=1),
+        num_tasks,
+        axis_name=axis_name,
+        nonfinite=nonfinite,
+    )

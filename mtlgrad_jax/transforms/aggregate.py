@@ -1,0 +1,137 @@
+"""Any method as an Optax transformation of stacked task gradients, with a record of its last step."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtlgrad_jax import step
+from mtlgrad_jax.jacobians.stacked import Stacked, count_tasks
+from mtlgrad_jax.typing import AxisName, Method, Nonfinite, PyTree, RowMethod, StatefulWeighting, Weighting
+
+try:  # lets one object be chained and be used in optax.experimental.aggregating.process
+    from optax.experimental import aggregating
+except ImportError:
+    Aggregator = optax.GradientTransformationExtraArgs
+else:
+    Aggregator = aggregating.Aggregator
+
+
+class AggregateState(NamedTuple):
+    """What the last step did, for T = `num_tasks`."""
+
+    gram: jax.Array  # (T, T), JJᵀ / 4^log2_scale; rows left out hold the mean that stood in for them
+    log2_scale: jax.Array  # () int32, zero for ordinary gradients
+    weights: jax.Array  # (T,)
+    gap: jax.Array  # (), the method's certificate; the largest float before the first step, infinite without an answer
+    num_nonfinite: jax.Array  # (T,) int32, steps so far in which the gradient of a task was not finite
+    memory: PyTree  # of the method; () without one
+
+
+def aggregate(
+    weighting: Weighting | StatefulWeighting | RowMethod | Method,
+    num_tasks: int | None = None,
+    *,
+    axis_name: AxisName = None,
+    nonfinite: Nonfinite = "propagate",
+) -> optax.GradientTransformationExtraArgs:
+    """Turn a method into an Optax transformation that maps stacked task gradients to one update.
+
+    It comes first in an `optax.chain`, behind `clip_task_norms` at most; what follows sees an ordinary gradient.
+
+    u = Jᵀw,  w = weighting(JJᵀ)
+
+    Args:
+      weighting: A function of a Gram matrix, a `typing.StatefulWeighting`, a `typing.RowMethod`, or a
+        `typing.Method` with one of these, its certificate and its groups. Whatever parameter it names besides is
+        handed to it from `tx.update(..., name=value)`; `log2_scale` and `present` come from the step itself.
+      num_tasks: T. If given, T is checked, and the state keeps `gram`, `weights`, `gap` and
+        `num_nonfinite` of the last step (`AggregateState`). If not, the state is empty and any T goes; a
+        method with memory needs it.
+      axis_name: Mesh axis (or axes) over which parameters are split inside `shard_map`.
+      nonfinite: What to do when a task's gradient has a NaN or an infinity. `"propagate"` lets it through;
+        `"skip"` makes the update zero and leaves the method's memory alone; `"drop_task"` leaves the row out
+        of this step (all rows out: zero update, memory left alone).
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` whose `update` takes leaves `(T, *param_shape)` and returns
+      leaves `(*param_shape)` of the same dtype.
+
+    Raises:
+      ValueError: If `nonfinite` is unknown, `num_tasks` is not a positive int, or is missing for a method with
+        memory; in `update`, if the task axis is missing or wrong, or the state is that of another T.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, mtlgrad_jax as mtl
+      >>> def shortest(gram):
+      ...     return (jnp.arange(gram.shape[0]) == jnp.argmin(jnp.diagonal(gram))).astype(gram.dtype)
+      >>> tx = optax.chain(mtl.aggregate(shortest), optax.sgd(1.0))
+      >>> params = jnp.zeros(2)
+      >>> updates, _ = tx.update(jnp.array([[3.0, 0.0], [0.0, 2.0]]), tx.init(params), params)
+      >>> updates
+      Array([-0., -2.], dtype=float32)
+    """
+    method = step.ready(weighting)
+    check_options(method.needs_num_tasks, num_tasks, nonfinite)
+
+    def init(params):
+        memory = method.init(num_tasks, params)
+        return (memory or optax.EmptyState()) if num_tasks is None else empty_record(num_tasks, params, memory)
+
+    def update(updates, state, params=None, **extra_args):
+        count_tasks(updates, expected=num_tasks, params=params)
+        _check_state(state, num_tasks)
+        memory = state if num_tasks is None else state.memory
+        taken = step.take(method, Stacked(updates, axis_name), memory, nonfinite=nonfinite, **extra_args)
+        return taken.update, taken.memory if num_tasks is None else record(state, taken)
+
+    return Aggregator(init, update)
+
+
+def check_options(needs_num_tasks: bool, num_tasks: int | None, nonfinite: str) -> None:
+    """Raise a ValueError for a wrong policy, or a wrong or missing number of tasks."""
+    if nonfinite not in step.POLICIES:
+        raise ValueError(f"expected nonfinite to be one of {', '.join(step.POLICIES)}, got {nonfinite!r}.")
+    if num_tasks is None:
+        if needs_num_tasks:
+            raise ValueError("expected num_tasks for a method that keeps state, got None; pass the number of tasks.")
+    elif not isinstance(num_tasks, int) or num_tasks < 1:
+        raise ValueError(
+            f"expected num_tasks to be a positive int, got {num_tasks!r}; "
+            "with optax.inject_hyperparams, list it in static_args."
+        )
+
+
+def _check_state(state, num_tasks):
+    if num_tasks is not None and jnp.shape(state.weights) != (num_tasks,):
+        raise ValueError(
+            f"expected a state for num_tasks={num_tasks}, got one for {jnp.shape(state.weights)[0]} tasks; call "
+            "init of the transformation that is updated."
+        )
+
+
+def empty_record(num_tasks: int, params: PyTree, memory: PyTree) -> AggregateState:
+    """Return the state before the first step; it makes no use of values, only of dtypes."""
+    wide = any(jnp.result_type(leaf) in (jnp.float64, jnp.complex128) for leaf in jax.tree.leaves(params))
+    dtype = jnp.float64 if wide else jnp.float32
+    return AggregateState(
+        gram=jnp.zeros((num_tasks, num_tasks), dtype),
+        log2_scale=jnp.zeros((), jnp.int32),
+        weights=jnp.zeros(num_tasks, dtype),
+        gap=jnp.full((), jnp.finfo(dtype).max, dtype),
+        num_nonfinite=jnp.zeros(num_tasks, jnp.int32),
+        memory=memory,
+    )
+
+
+def record(state: AggregateState, taken: step.Taken) -> AggregateState:
+    """Return the state after a step, in the dtypes of the one before."""
+    return AggregateState(
+        gram=taken.gram.astype(state.gram.dtype),
+        log2_scale=taken.log2_scale,
+        weights=taken.weights.astype(state.weights.dtype),
+        gap=taken.gap.astype(state.gap.dtype),
+        num_nonfinite=state.num_nonfinite + (~taken.finite).astype(jnp.int32),
+        memory=taken.memory,
+    )
