@@ -1,5 +1,6 @@
 """Losses, direction and evidence in one call, for a training loop of one's own."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -99,4 +100,7 @@ def _linearize(method, losses_fn, params, args, has_aux):
         raise ValueError(f"expected method to be one of {', '.join(WAYS)} or a function, got {method!r}.")
     linearize = WAYS[method] if isinstance(method, str) else method
     functions = losses_fn if isinstance(losses_fn, tuple) else (losses_fn,)
-    return linearize(*functions, params, *args, **({"has_aux": True} if has_aux else {}))
+    options = {"has_aux": has_aux} if "has_aux" in inspect.signature(linearize).parameters else {}
+    if has_aux and not options:
+        raise ValueError(f"expected has_aux=False for method={method!r}, whose losses come alone, got True.")
+    return linearize(*functions, params, *args, **options)
