@@ -2,12 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
 from mtlgrad_jax import step
-from mtlgrad_jax.jacobians import WAYS
+from mtlgrad_jax.jacobians import WAYS, matrix_free
 from mtlgrad_jax.typing import (
     Gram,
     Jacobian,
@@ -24,10 +25,10 @@ from mtlgrad_jax.typing import (
 class DescentInfo(NamedTuple):
     """How a direction came about."""
 
-    gram: Gram  # (T, T), JJᵀ / 4^log2_scale
+    gram: Gram | None  # (T, T), JJᵀ / 4^log2_scale; None for a method that does not read it
     log2_scale: jax.Array  # () int32, zero for ordinary gradients
     weights: Weights  # (T,)
-    gap: jax.Array  # (), the method's certificate, see `solvers.certificates.conflict_gap` for a bare weighting
+    gap: jax.Array | None  # (), the method's certificate, `solvers.certificates.conflict_gap` for a bare weighting
     memory: PyTree  # of a method that has one, for the next call; () without
     finite: jax.Array  # (T,) bool, whether the gradient of a task was finite
 
@@ -87,12 +88,18 @@ def descent_direction(
       (Array([8., 4.], dtype=float32), Array([1., 1.], dtype=float32))
     """
     weigher = step.ready(weighting)
+    method = method if weigher.reads_gram and weigher.rest is None else _lazy(method)
     value, jac = _linearize(method, losses_fn, params, args, has_aux)
     losses = value[0] if has_aux else value
     memory = weigher.init(losses.shape[0], params) if memory is None else memory
     taken = step.take(weigher, jac, memory, nonfinite=nonfinite, **extras, losses=losses)
     info = DescentInfo(taken.gram, taken.log2_scale, taken.weights, taken.gap, taken.memory, taken.finite)
     return value, taken.update, info
+
+
+def _lazy(method):
+    """Return the way that computes no gradient of a task before it is asked for the Gram matrix."""
+    return partial(matrix_free.linearize, mode="rows", chunk_size=None) if method == "stacked" else method
 
 
 def _linearize(method, losses_fn, params, args, has_aux):

@@ -58,4 +58,4 @@ def smoothed(weighting: Weighting | StatefulWeighting, *, alpha: float = 0.9) ->
         weights = kept * state.weights.astype(fresh.dtype) + (1 - kept) * fresh
         return weights, SmoothedState(weights.astype(state.weights.dtype), jnp.ones_like(state.started), memory)
 
-    return StatefulWeighting(init, update)
+    return StatefulWeighting(init, update, reads_gram=inner.reads_gram)

@@ -14,11 +14,11 @@ from mtlgrad_jax.ground.meshes import average_losses, split_axes
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two, undo_scale
 from mtlgrad_jax.jacobians._gram_in_blocks import gram_in_blocks
 from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, loss_vector, map_in_chunks, trainable
-from mtlgrad_jax.jacobians._scaled_gram import out_of_range
+from mtlgrad_jax.jacobians._scaled_gram import out_of_range, scaled_gram_of
 from mtlgrad_jax.jacobians._unit_rows import to_unit, undo_unit
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
-MODES = ("forward", "reverse")
+MODES = ("forward", "reverse", "rows")
 
 
 @partial(
@@ -41,6 +41,11 @@ class MatrixFree:
     mode: str
     chunk_size: int | None
 
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return self.losses.shape[0]
+
     def gram(self) -> Gram:
         """Return JJᵀ."""
         return undo_scale(*self.scaled_gram())
@@ -54,6 +59,9 @@ class MatrixFree:
         if self.mode == "forward":
             return gram_by_sweeps(self._pull, self.losses, self.chunk_size)
         seeds = one_hot(self.losses)
+        if self.mode == "rows":
+            rows = map_in_chunks(self._pull, seeds, self.chunk_size)
+            return scaled_gram_of(rows, split_axes(rows, self.losses))
         return gram_in_blocks(lambda task: self._pull(seeds[task]), self.losses, self.chunk_size)
 
     def combine(self, weights: Weights, *, keep: jax.Array | None = None) -> PyTree:
@@ -91,7 +99,7 @@ def linearize(
         the transpose of the backward one, so that a `jax.custom_vjp` written in linear JAX operations is no
         obstacle. `"reverse"`: backward sweeps only, T²/(2·chunk_size) of them, for backward rules that cannot
         be transposed (kernels, rules that clip), and for bfloat16 networks, whose forward sweeps round as
-        they do.
+        they do. `"rows"`: T backward sweeps, whose gradients are all held while G is computed, as a stack holds them.
       chunk_size: Number of tasks per sweep: 1 for the least memory, None for all at once. `"forward"` holds
         `chunk_size` gradients, `"reverse"` twice as many.
       axis_name: Mesh axes over which the batch is split inside `shard_map`; the losses are averaged over them.

@@ -24,6 +24,11 @@ class PerExample:
     where: Trainable
     chunk_size: int | None
 
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return self.losses.shape[0]
+
     def gram(self) -> Gram:
         """Return JJᵀ."""
         return undo_scale(*self.scaled_gram())

@@ -63,6 +63,11 @@ class SharedEncoder:
         rows = jax.vmap(lambda seed: self.pull_to_heads(seed)[1])(matrix_free.one_hot(self.losses))
         return self.places.representation.merge(rows, self.representation_rest)
 
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return self.losses.shape[0]
+
     def gram(self) -> Gram:
         """Return the inner products ⟨∇_H Lᵢ, ∇_H Lⱼ⟩."""
         return undo_scale(*self.scaled_gram())

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from mtlgrad_jax.ground.grams import check_gram
 from mtlgrad_jax.methods._preference import check_nonnegative
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights, without_gram
 
 CLAIMS = Claims(
     "fixed weights",
@@ -20,6 +20,7 @@ CLAIMS = Claims(
 )
 
 
+@without_gram
 def weights(gram: Gram, *, weights: ArrayLike) -> Weights:
     """Weigh tasks by fixed numbers.
 

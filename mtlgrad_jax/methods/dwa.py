@@ -81,7 +81,7 @@ def weighting(*, temperature: float = 2.0, steps_per_period: int = 1) -> Statefu
             num_periods=jnp.minimum(state.num_periods + full.astype(jnp.int32), 2),
         )
 
-    return StatefulWeighting(init, update)
+    return StatefulWeighting(init, update, reads_gram=False)
 
 
 def _positive(losses):

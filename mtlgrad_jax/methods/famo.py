@@ -71,7 +71,7 @@ def weighting(*, learning_rate: float = 0.025, decay: float = 1e-3) -> StatefulW
         weights = softmax_where(jax.nn.log_softmax(logits) - log_now, usable)
         return weights, FamoState(logits.astype(state.logits.dtype), losses.astype(state.losses.dtype))
 
-    return StatefulWeighting(init, update)
+    return StatefulWeighting(init, update, reads_gram=False)
 
 
 def famo(

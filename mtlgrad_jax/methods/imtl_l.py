@@ -60,7 +60,7 @@ def weighting(*, learning_rate: float = 0.025) -> StatefulWeighting:
         moved = jnp.clip(log_scales - change, -limit, limit).astype(state.log_scales.dtype)
         return scales, ImtlLState(moved)
 
-    return StatefulWeighting(init, update)
+    return StatefulWeighting(init, update, reads_gram=False)
 
 
 def imtl_l(

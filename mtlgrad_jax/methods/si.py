@@ -6,11 +6,12 @@ import optax
 
 from mtlgrad_jax.methods._extras import check_losses, exp_in_range, log_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights, without_gram
 
 CLAIMS = Claims("sum of log losses", keeps="PLZF", needs="L", sums_to="T/L", costs="–")
 
 
+@without_gram
 def weights(gram: Gram, *, losses: jax.Array | None = None) -> Weights:
     """Weigh tasks so that the update is the gradient of the sum of the logarithms of the losses.
 

@@ -9,11 +9,12 @@ import optax
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights, without_gram
 
 CLAIMS = Claims("smooth maximum of the losses", keeps="PLZF", needs="L", sums_to="1/T", costs="–")
 
 
+@without_gram
 def weights(
     gram: Gram,
     *,

@@ -61,7 +61,7 @@ def weighting(*, learning_rate: float = 0.025) -> StatefulWeighting:
         moved = jnp.clip(log_variances - change, -limit, limit).astype(state.log_variances.dtype)
         return precision / 2, UncertaintyState(moved)
 
-    return StatefulWeighting(init, update)
+    return StatefulWeighting(init, update, reads_gram=False)
 
 
 def uncertainty(
