@@ -13,6 +13,7 @@ from mtlgrad_jax.ground.leaves import widest
 from mtlgrad_jax.ground.meshes import average_losses, split_axes
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two, undo_scale
 from mtlgrad_jax.jacobians._gram_in_blocks import gram_in_blocks
+from mtlgrad_jax.jacobians._isolation import isolated
 from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, loss_vector, map_in_chunks, trainable
 from mtlgrad_jax.jacobians._scaled_gram import out_of_range
 from mtlgrad_jax.jacobians._unit_rows import to_unit, undo_unit
@@ -52,16 +53,16 @@ class MatrixFree:
         meets another, so that the products stay in range inside the network too.
         """
         if self.mode == "forward":
-            return gram_by_sweeps(self._pull, self.losses, self.chunk_size)
-        seeds = one_hot(self.losses)
-        return gram_in_blocks(lambda task: self._pull(seeds[task]), self.losses, self.chunk_size)
+            return gram_by_sweeps(lambda seed: self.pull_back(seed)[0], self.losses, self.chunk_size)
+        seeds, pull_back = one_hot(self.losses), isolated(self.pull_back, self.losses)
+        return gram_in_blocks(lambda task: pull_back(seeds[task])[0], self.losses, self.chunk_size)
 
     def combine(self, weights: Weights) -> PyTree:
         """Return Jᵀw, one backward pass."""
         return self.where.merge(self._pull(weights.astype(self.losses.dtype)), self.zeros)
 
     def _pull(self, seed):
-        return self.pull_back(seed)[0]
+        return isolated(self.pull_back, self.losses)(seed)[0]
 
 
 def linearize(
@@ -146,6 +147,7 @@ def gram_by_sweeps(
       G and k, as `stacked.scaled_gram`.
     """
     push_forward = jax.linear_transpose(pull_back, losses)
+    pull_back = isolated(pull_back, losses)
     gradient = jax.eval_shape(pull_back, losses)
     dtype = widest([*gradient, losses])
 

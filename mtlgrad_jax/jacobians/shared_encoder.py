@@ -12,6 +12,7 @@ from mtlgrad_jax.ground.leaves import is_inexact, shapes
 from mtlgrad_jax.ground.meshes import average_losses, split_axes
 from mtlgrad_jax.ground.ranges import undo_scale
 from mtlgrad_jax.jacobians import matrix_free, stacked
+from mtlgrad_jax.jacobians._isolation import isolated
 from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, stack_losses, trainable
 from mtlgrad_jax.jacobians._shared_encoder_checks import (
     Verification,
@@ -60,7 +61,8 @@ class SharedEncoder:
     @property
     def representation_grads(self) -> PyTree:
         """The rows ∇_H Lᵢ, leaves `(T, *representation_shape)`."""
-        rows = jax.vmap(lambda seed: self.pull_to_heads(seed)[1])(matrix_free.one_hot(self.losses))
+        pull_back = isolated(self.pull_to_heads, self.losses)
+        rows = jax.vmap(lambda seed: pull_back(seed)[1])(matrix_free.one_hot(self.losses))
         return self.places.representation.merge(rows, self.representation_rest)
 
     def gram(self) -> Gram:
@@ -76,10 +78,11 @@ class SharedEncoder:
 
     def combine(self, weights: Weights) -> PyTree:
         """Return a tree like `params`: Σ wᵢ∇_H Lᵢ pulled back through the encoder, and the heads' gradients."""
-        heads, representation = self.pull_to_heads(weights.astype(self.losses.dtype))
+        pull_back = isolated(self.pull_to_heads, self.losses)
+        heads, representation = pull_back(weights.astype(self.losses.dtype))
         (encoder,) = self.pull_to_encoder(representation)
         if self.heads == "own":
-            heads, _ = self.pull_to_heads(jnp.ones_like(self.losses))
+            heads, _ = pull_back(jnp.ones_like(self.losses))
         return self.places.join(encoder, self.encoder_rest, heads, self.heads_rest)
 
 

@@ -9,6 +9,7 @@ from jax import lax
 
 from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_inexact, shapes
 from mtlgrad_jax.ground.ranges import undo_scale
+from mtlgrad_jax.jacobians._isolation import isolated
 from mtlgrad_jax.jacobians._losses import check_chunk_size, loss_vector, map_in_chunks, trainable
 from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
 from mtlgrad_jax.typing import Gram, PyTree, Weights
@@ -276,6 +277,7 @@ def task_value_and_grad(
         floats, others = where.split(params)
         function = loss_vector(losses_fn, where, others, has_aux)
         losses, pull_back, aux = jax.vjp(lambda leaves: function(leaves, *args, **kwargs), floats, has_aux=True)
+        pull_back = isolated(pull_back, losses)
         rows = map_in_chunks(lambda seed: pull_back(seed)[0], jnp.diag(jnp.ones_like(losses)), chunk_size)
         zeros = [jnp.zeros((losses.shape[0], *jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in others]
         return ((losses, aux) if has_aux else losses), where.merge(rows, zeros)
