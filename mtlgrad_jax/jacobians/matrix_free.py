@@ -37,7 +37,7 @@ class MatrixFree:
 
     pull_back: Callable[[jax.Array], tuple[list[jax.Array]]]  # s ↦ Jᵀs, (T,) -> trainable leaves
     losses: jax.Array  # (T,)
-    zeros: list[jax.Array]  # the update of the leaves that have no gradient
+    zeros: list[jax.Array | None]  # the update of the leaves that have no gradient
     where: Trainable
     mode: str
     chunk_size: int | None
@@ -129,7 +129,7 @@ def linearize(
         return average_losses(losses, leaves, axis_name), aux
 
     losses, pull_back, aux = jax.vjp(averaged, leaves, has_aux=True)
-    jac = MatrixFree(pull_back, losses, [jnp.zeros_like(leaf) for leaf in others], where, mode, chunk_size)
+    jac = MatrixFree(pull_back, losses, where.zeros(others), where, mode, chunk_size)
     return ((losses, aux) if has_aux else losses), jac
 
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax.ground.leaves import is_inexact, shapes
+from mtlgrad_jax.ground.leaves import shapes
 from mtlgrad_jax.ground.meshes import average_losses, split_axes
 from mtlgrad_jax.ground.ranges import undo_scale
 from mtlgrad_jax.jacobians import matrix_free, stacked
 from mtlgrad_jax.jacobians._isolation import isolated
-from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, stack_losses, trainable
+from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, places_of, stack_losses, trainable
 from mtlgrad_jax.jacobians._shared_encoder_checks import (
     Verification,
     is_disjoint,
@@ -165,18 +165,18 @@ def linearize(
         raise ValueError(f"expected heads to be one of {', '.join(map(repr, HEADS))}, got {heads!r}.")
     check_chunk_size(chunk_size)
     container, encoder_params, heads_params = _unpack(params)
-    in_encoder, in_heads = trainable(encoder_params), _places_of(heads_params)
+    in_encoder, in_heads = trainable(encoder_params), places_of(heads_params)
     encoder_floats, encoder_rest = in_encoder.split(encoder_params)
     heads_floats, heads_rest = in_heads.split(heads_params)
 
     def encode(floats):
         representation = encoder_fn(in_encoder.merge(floats, encoder_rest), *args)
-        return _places_of(representation).split(representation)[0], representation
+        return places_of(representation).split(representation)[0], representation
 
     moving, pull_to_encoder, representation = jax.vjp(encode, encoder_floats, has_aux=True)
     if not moving:
         raise ValueError(f"encoder_fn expected to return floating-point leaves, got {shapes(representation)}.")
-    in_representation = _places_of(representation)
+    in_representation = places_of(representation)
     _, still = in_representation.split(representation)
 
     def score(floats, moving):
@@ -188,9 +188,9 @@ def linearize(
     losses, pull_to_heads, aux = jax.vjp(score, heads_floats, moving, has_aux=True)
     jac = SharedEncoder(
         losses=losses,
-        representation_rest=[jnp.zeros((losses.shape[0], *jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in still],
-        encoder_rest=[jnp.zeros_like(leaf) for leaf in encoder_rest],
-        heads_rest=[jnp.zeros_like(leaf) for leaf in heads_rest],
+        representation_rest=in_representation.zeros(still, losses.shape[0]),
+        encoder_rest=in_encoder.zeros(encoder_rest),
+        heads_rest=in_heads.zeros(heads_rest),
         pull_to_encoder=pull_to_encoder,
         pull_to_heads=pull_to_heads,
         places=_Places(container, in_encoder, in_heads, in_representation),
@@ -198,11 +198,6 @@ def linearize(
         chunk_size=chunk_size,
     )
     return ((losses, aux) if has_aux else losses), jac
-
-
-def _places_of(tree):
-    leaves, treedef = jax.tree.flatten(tree)
-    return Trainable(treedef, tuple(map(is_inexact, leaves)))
 
 
 def _unpack(params):
