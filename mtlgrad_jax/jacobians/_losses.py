@@ -50,8 +50,9 @@ def trainable(params: PyTree) -> Trainable:
     if _contains_module_of("flax.nnx", params):
         raise ValueError(
             "expected parameters, got a Flax NNX module, whose other state (batch statistics, random streams) would be "
-            "lost; graph, params, rest = nnx.split(model, nnx.Param, ...), pass params, call nnx.merge(graph, params, "
-            "rest) in losses_fn, return nnx.state(it, nnx.Not(nnx.Param)) as aux, and nnx.update the model with that."
+            "lost; graph, params, rest = nnx.split(model, nnx.Param, ...), pass params, build it = nnx.merge(graph, "
+            "params, rest, copy=True) in losses_fn, return nnx.state(it, nnx.Not(nnx.Param)) as aux, with has_aux, "
+            "and hand it to nnx.update(model, aux)."
         )
     where = places_of(params)
     if not any(where.is_trainable):
