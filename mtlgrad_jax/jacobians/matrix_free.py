@@ -99,7 +99,9 @@ def linearize(
 
     Returns:
       `(losses, jac)`, or `((losses, aux), jac)`: losses `(T,)`, and J with `jac.gram()` and `jac.combine(w)`.
-      G is symmetric; its error against G from stacked gradients is that of the network's own sums.
+      G is symmetric; its error against G from stacked gradients is that of the network's own sums. What is not
+      finite in one task's own computation stays in its row and column of G, and out of `combine(w)` where its
+      weight is zero; the limits are those of `task_value_and_grad`.
 
     Raises:
       ValueError: If `mode` or `chunk_size` is unknown, the losses are not one scalar per task or differ over a

@@ -139,6 +139,8 @@ def linearize(
     Returns:
       `(losses, jac)`, or `((losses, aux), jac)`: losses `(T,)`, and a `typing.Jacobian` with `jac.gram()`,
       `(T, T)`, and `jac.combine(w)`, a tree like `params`. Any weighting applies, those with auxiliaries too.
+      A task whose gradient is not finite spoils its row and column of G and, with a weight of zero, nothing of
+      the encoder; with `heads="own"` its own head still gets that gradient.
 
     Raises:
       ValueError: If `params` is no such pair, `heads` is unknown, losses or representation are malformed, or
