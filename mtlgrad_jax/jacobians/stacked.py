@@ -11,6 +11,7 @@ from jax import lax
 
 from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_inexact, shapes
 from mtlgrad_jax.ground.ranges import undo_scale
+from mtlgrad_jax.jacobians._isolation import isolated
 from mtlgrad_jax.jacobians._losses import check_chunk_size, loss_vector, map_in_chunks, trainable
 from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
 from mtlgrad_jax.typing import AxisName, Gram, PyTree, Weights
@@ -262,10 +263,16 @@ def task_value_and_grad(
     Returns:
       A function returning `(losses, task_grads)`, or `((losses, aux), task_grads)`: losses `(T,)`, and a tree
       like `params` with leaves `(T, *param_shape)`, row i the gradient of loss i. Integer parameters get
-      zeros, `None` stays `None`.
+      zeros, `None` stays `None`, functions and strings become it. An Equinox module gets what
+      `equinox.filter_grad` gives: None for all but floating-point arrays.
+
+      What is not finite in one task's own computation (0/0, the root of zero) stays in its row, also when the
+      tasks are the entries of one vector. Only faults of what all share, or inside a `lax.scan`, `shard_map`
+      or kernel that computes several tasks at once, spoil every row.
 
     Raises:
-      ValueError: If the losses are not a vector or a flat container of scalars.
+      ValueError: If the losses are not a vector or a flat container of scalars, or the parameters are a Flax
+        NNX module, whose other state would be lost.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
@@ -285,8 +292,9 @@ def task_value_and_grad(
         floats, others = where.split(params)
         function = loss_vector(losses_fn, where, others, has_aux)
         losses, pull_back, aux = jax.vjp(lambda leaves: function(leaves, *args, **kwargs), floats, has_aux=True)
+        pull_back = isolated(pull_back, losses)
         rows = map_in_chunks(lambda seed: pull_back(seed)[0], jnp.diag(jnp.ones_like(losses)), chunk_size)
-        zeros = [jnp.zeros((losses.shape[0], *jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in others]
+        zeros = where.zeros(others, losses.shape[0])
         return ((losses, aux) if has_aux else losses), where.merge(rows, zeros)
 
     return value_and_grad

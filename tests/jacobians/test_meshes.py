@@ -121,9 +121,9 @@ def test_what_is_sent(alone, collectives, split, method, axis_type):
     if split == "model":  # activations and the Gram matrix, never anything as large as a parameter
         assert set().union(*reductions) <= SHAPES["model"] | {(T, T)}
         assert len(in_loop) == (method == "matrix_free")  # what the network's own forward sweep sends
-    if method == "matrix_free" and split == "batch":  # a sweep adds up one gradient and one column of G
+    if method == "matrix_free" and split == "batch":  # a sweep adds up the trunk's gradient and one column of G
         assert sum((T,) in shapes for shapes in in_loop) == 1
-        assert set().union(*in_loop) == SHAPES["batch"] - {(WIDTH, T)} | {(T,)}
+        assert set().union(*in_loop) == SHAPES["batch"] - {(WIDTH, T), (T, WIDTH)} | {(T,)}
 
 
 def over_the_batch(function, **options):
