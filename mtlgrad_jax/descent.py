@@ -1,7 +1,7 @@
 """Losses, direction and evidence in one call, for a training loop of one's own."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -18,6 +18,8 @@ from mtlgrad_jax.typing import (
     Weighting,
     Weights,
 )
+
+Way = Literal["stacked", "matrix_free", "shared_encoder", "per_example", "separate"]
 
 
 class DescentInfo(NamedTuple):
@@ -36,7 +38,7 @@ def descent_direction(
     params: PyTree,
     weighting: Weighting | StatefulWeighting | RowMethod | Method,
     *args: Any,
-    method: str | Callable[..., tuple[Any, Jacobian]] = "stacked",
+    method: Way | Callable[..., tuple[Any, Jacobian]] = "stacked",
     memory: PyTree | None = None,
     has_aux: bool = False,
     nonfinite: Nonfinite = "propagate",

@@ -49,7 +49,8 @@ def ready(method: Weighting | StatefulWeighting | RowMethod | Method) -> Runner:
         update = picking_extras(weighting.update, 2)
         return Runner(weighting.init, update, True, weighting.needs_num_tasks, certificate, num_primary)
     init, update, needs_num_tasks = as_stateful(weighting)
-    return Runner(lambda num_tasks, params: init(num_tasks), update, False, needs_num_tasks, certificate, num_primary)
+    start = lambda num_tasks, params: init(num_tasks)
+    return Runner(start, picking_extras(update, 2), False, needs_num_tasks, certificate, num_primary)
 
 
 class Taken(NamedTuple):

@@ -14,7 +14,7 @@ from mtlgrad_jax.typing import PyTree
 class Trainable(NamedTuple):
     """Where the floating-point leaves of a tree stand; the rest carries no gradient."""
 
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any  # a jax.tree_util.PyTreeDef, which type checkers do not see
     is_trainable: tuple[bool, ...]  # one per leaf
 
     def split(self, tree: PyTree) -> tuple[list[jax.Array], list[jax.Array]]:
@@ -24,8 +24,8 @@ class Trainable(NamedTuple):
 
     def merge(self, trainable: list[jax.Array], others: list[jax.Array]) -> PyTree:
         """Undo `split`."""
-        trainable, others = iter(trainable), iter(others)
-        return self.treedef.unflatten([next(trainable if train else others) for train in self.is_trainable])
+        marked, rest = iter(trainable), iter(others)
+        return self.treedef.unflatten([next(marked if train else rest) for train in self.is_trainable])
 
 
 def trainable(params: PyTree) -> Trainable:

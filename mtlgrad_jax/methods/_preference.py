@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import check_gram
@@ -33,6 +34,6 @@ def resolve(preference: ArrayLike | None, gram: Gram) -> jax.Array:
 
 def check_nonnegative(values: jax.Array, name: str, given: ArrayLike) -> jax.Array:
     """Return the values, or refuse negative ones where they are known at trace time."""
-    if not isinstance(given, jax.core.Tracer) and np.any(np.asarray(given) < 0):
+    if not isinstance(given, Tracer) and np.any(np.asarray(given) < 0):
         raise ValueError(f"expected {name} of at least zero, one number per task, got {given}.")
     return values

@@ -1,6 +1,7 @@
 """Aligned-MTL: the gradients made orthogonal and equally long, as gently as possible."""
 
 from functools import partial
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 import optax
@@ -23,10 +24,11 @@ CLAIMS = Claims(
 )
 
 
-SCALES = ("min", "median", "rmse")
+Scale = Literal["min", "median", "rmse"]
+SCALES = get_args(Scale)
 
 
-def weights(gram: Gram, *, preference: ArrayLike | None = None, scale: str = "min") -> Weights:
+def weights(gram: Gram, *, preference: ArrayLike | None = None, scale: Scale = "min") -> Weights:
     """Weigh tasks by the nearest gradients that are orthogonal and of one length.
 
     All principal components of J are brought to the size of one of them, which removes both conflict and
@@ -80,7 +82,7 @@ def aligned_mtl(
     num_tasks: int | None = None,
     *,
     preference: ArrayLike | None = None,
-    scale: str = "min",
+    scale: Scale = "min",
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

@@ -82,6 +82,7 @@ def momentum_conflict_free(
       Liu et al. (ConFIG), arXiv 2408.11104, algorithm 1; waiting for all tasks and ε as in its published code.
     """
     check_options(True, num_tasks, nonfinite)
+    assert num_tasks is not None  # as was just checked
     method = step.ready(conflict_free.weights)
 
     def init(params):

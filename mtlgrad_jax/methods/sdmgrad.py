@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import dot, reciprocal
 from mtlgrad_jax.methods import _preference
@@ -36,7 +37,7 @@ def weighting(
     num_steps: int = 20,
     learning_rate: float = 10.0,
     momentum: float = 0.5,
-    preference: jax.Array | None = None,
+    preference: ArrayLike | None = None,
 ) -> StatefulWeighting:
     """Weigh tasks between MGDA's direction and a preferred one.
 
@@ -104,7 +105,7 @@ def sdmgrad(
     num_steps: int = 20,
     learning_rate: float = 10.0,
     momentum: float = 0.5,
-    preference: jax.Array | None = None,
+    preference: ArrayLike | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
