@@ -5,12 +5,11 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import dot, without_scale
 from mtlgrad_jax.methods import _preference, _spectral
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims(
     "nearest orthogonal gradients",
@@ -28,7 +27,7 @@ Scale = Literal["min", "median", "rmse"]
 SCALES = get_args(Scale)
 
 
-def weights(gram: Gram, *, preference: ArrayLike | None = None, scale: Scale = "min") -> Weights:
+def weights(gram: Gram, *, preference: PerTask | None = None, scale: Scale = "min") -> Weights:
     """Weigh tasks by the nearest gradients that are orthogonal and of one length.
 
     All principal components of J are brought to the size of one of them, which removes both conflict and
@@ -81,7 +80,7 @@ def _chosen(values, kept, scale):
 def aligned_mtl(
     num_tasks: int | None = None,
     *,
-    preference: ArrayLike | None = None,
+    preference: PerTask | None = None,
     scale: Scale = "min",
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",

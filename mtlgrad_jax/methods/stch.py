@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims("smooth maximum of the losses", keeps="PLZF", needs="L", sums_to="1/T", costs="–")
 
@@ -20,8 +20,8 @@ def weights(
     *,
     losses: ArrayLike | None = None,
     mu: float = 1.0,
-    preference: ArrayLike | None = None,
-    ideal: ArrayLike = 0.0,
+    preference: PerTask | None = None,
+    ideal: PerTask = 0.0,
 ) -> Weights:
     """Weigh tasks so that the update is the gradient of the smooth Tchebycheff scalarisation.
 
@@ -66,8 +66,8 @@ def stch(
     num_tasks: int | None = None,
     *,
     mu: float = 1.0,
-    preference: ArrayLike | None = None,
-    ideal: ArrayLike = 0.0,
+    preference: PerTask | None = None,
+    ideal: PerTask = 0.0,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
