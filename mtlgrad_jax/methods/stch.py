@@ -21,7 +21,7 @@ def weights(
     losses: ArrayLike | None = None,
     mu: float = 1.0,
     preference: PerTask | None = None,
-    ideal: PerTask = 0.0,
+    ideal: ArrayLike = 0.0,
 ) -> Weights:
     """Weigh tasks so that the update is the gradient of the smooth Tchebycheff scalarisation.
 
@@ -67,7 +67,7 @@ def stch(
     *,
     mu: float = 1.0,
     preference: PerTask | None = None,
-    ideal: PerTask = 0.0,
+    ideal: ArrayLike = 0.0,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
