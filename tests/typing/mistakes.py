@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 import mtlgrad_jax as mtl
+from mtlgrad_jax.methods import cagrad
 
 gram, params = jnp.eye(2), jnp.zeros(2)
 
@@ -66,6 +67,7 @@ optax.chain(mtl.mgda, optax.adam(0.1))  # error: reportArgumentType
 # Names that do not exist, and answers taken for something else.
 mtl.mdga()  # error: reportAttributeAccessIssue
 print(mtl.weightings.moco)  # error: reportAttributeAccessIssue
+print(cagrad.gap)  # error: reportAttributeAccessIssue
 print(mtl.plots.triangle)  # error: reportAttributeAccessIssue
 print(mtl.solvers.min_norm(gram).weights)  # error: reportAttributeAccessIssue
 weights: jax.Array = mtl.solvers.min_norm(gram)  # error: reportAssignmentType

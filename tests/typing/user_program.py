@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import mtlgrad_jax as mtl
+from mtlgrad_jax.methods.famo import FamoState
 
 Params = dict[str, jax.Array]
 schedule = optax.linear_schedule(0.5, 0.1, 100)
@@ -175,6 +176,7 @@ mtl.descent_direction(
     losses_fn, params, mtl.weightings.mgda, batch, method=partial(mtl.jacobians.matrix_free.linearize, chunk_size=2)
 )
 gap: jax.Array = info.gap
+remembered: FamoState = info.memory
 
 
 # Solvers, Jacobians and numbers that tell what a step did.
