@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -20,6 +20,8 @@ from mtlgrad_jax.typing import (
     Weighting,
     Weights,
 )
+
+Way = Literal["stacked", "matrix_free", "shared_encoder", "per_example", "separate"]
 
 
 class DescentInfo(NamedTuple):
@@ -38,7 +40,7 @@ def descent_direction(
     params: PyTree,
     weighting: Weighting | StatefulWeighting | RowMethod | Method,
     *args: Any,
-    method: str | Callable[..., tuple[Any, Jacobian]] = "stacked",
+    method: Way | Callable[..., tuple[Any, Jacobian]] = "stacked",
     memory: PyTree | None = None,
     has_aux: bool = False,
     nonfinite: Nonfinite = "propagate",

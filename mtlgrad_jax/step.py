@@ -53,10 +53,9 @@ def ready(method: Weighting | StatefulWeighting | RowMethod | Method) -> Runner:
         update = picking_extras(weighting.update, 2)
         return Runner(weighting.init, update, True, weighting.needs_num_tasks, True, None, *evidence)
     init, update, needs_num_tasks, reads_gram, rest = as_stateful(weighting)
+    begin = lambda num_tasks, params: init(num_tasks)
     rest = rest and picking_extras(rest, 1)
-    return Runner(
-        lambda num_tasks, params: init(num_tasks), update, False, needs_num_tasks, reads_gram, rest, *evidence
-    )
+    return Runner(begin, picking_extras(update, 2), False, needs_num_tasks, reads_gram, rest, *evidence)
 
 
 class Taken(NamedTuple):

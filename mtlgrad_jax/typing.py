@@ -7,12 +7,13 @@ program inside a weighting, and returns its answer with a certificate. A *method
 to know of it, and `step.take` is that step, whatever holds J and whatever weighs it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
+from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.extras import Picking, picking_extras
 from mtlgrad_jax.ground.meshes import AxisName as AxisName  # of a mesh, over which leaves are split in `shard_map`
@@ -20,6 +21,7 @@ from mtlgrad_jax.ground.meshes import AxisName as AxisName  # of a mesh, over wh
 Gram = jax.Array  # (T, T), float32 or float64
 Weights = jax.Array  # (T,), same dtype
 PyTree = Any
+PerTask = ArrayLike | Sequence[float]  # one number per task, of JAX, NumPy or Python, or one for all
 Nonfinite = Literal["propagate", "skip", "drop_task"]
 
 

@@ -15,7 +15,7 @@ from mtlgrad_jax.typing import PyTree
 class Trainable(NamedTuple):
     """Where the floating-point leaves of a tree stand; the rest carries no gradient."""
 
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any  # a jax.tree_util.PyTreeDef, which type checkers do not see
     is_trainable: tuple[bool, ...]  # one per leaf
     is_filtered: bool = False  # in place of zeros the rest gets None, as `equinox.filter_grad` has it
 
@@ -26,8 +26,8 @@ class Trainable(NamedTuple):
 
     def merge(self, trainable: list[jax.Array], others: list[Any]) -> PyTree:
         """Undo `split`."""
-        trainable, others = iter(trainable), iter(others)
-        return self.treedef.unflatten([next(trainable if train else others) for train in self.is_trainable])
+        marked, rest = iter(trainable), iter(others)
+        return self.treedef.unflatten([next(marked if train else rest) for train in self.is_trainable])
 
     def zeros(self, others: list[Any], *leading: int) -> list[jax.Array | None]:
         """Return what stands for the gradients of leaves that have none: None for what is no array."""

@@ -81,7 +81,7 @@ class SharedEncoder:
 class _Places(NamedTuple):
     """Which leaves of which tree carry a gradient."""
 
-    params: jax.tree_util.PyTreeDef
+    params: Any  # a jax.tree_util.PyTreeDef, which type checkers do not see
     encoder: Trainable
     heads: Trainable
     representation: Trainable

@@ -144,7 +144,9 @@ def _shapes_beside(task_grads, params):
 
 def _is_flattened(pairs):
     """Whether T gradients and their parameters were each made one vector, as `optax.flatten` does."""
-    ((shape, own),) = pairs if len(pairs) == 1 else [((), ())]
+    if len(pairs) != 1:
+        return False
+    ((shape, own),) = pairs
     return len(shape) == len(own) == 1 and own[0] > 0 and shape[0] % own[0] == 0
 
 

@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.core import Tracer
 
 from mtlgrad_jax.ground.grams import check_gram
-from mtlgrad_jax.typing import Gram
+from mtlgrad_jax.typing import Gram, PerTask
 
 
-def resolve(preference: ArrayLike | None, gram: Gram) -> jax.Array:
+def resolve(preference: PerTask | None, gram: Gram) -> jax.Array:
     """Return p in the dtype of the Gram matrix, 1/T each by default.
 
     Args:
@@ -31,8 +31,8 @@ def resolve(preference: ArrayLike | None, gram: Gram) -> jax.Array:
     return check_nonnegative(p, "preference", preference)
 
 
-def check_nonnegative(values: jax.Array, name: str, given: ArrayLike) -> jax.Array:
+def check_nonnegative(values: jax.Array, name: str, given: PerTask) -> jax.Array:
     """Return the values, or refuse negative ones where they are known at trace time."""
-    if not isinstance(given, jax.core.Tracer) and np.any(np.asarray(given) < 0):
+    if not isinstance(given, Tracer) and np.any(np.asarray(given) < 0):
         raise ValueError(f"expected {name} of at least zero, one number per task, got {given}.")
     return values

@@ -1,6 +1,7 @@
 """CAGrad: near the average gradient, what serves the worst-off task best."""
 
 from functools import partial
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,11 @@ CLAIMS = Claims(
 )
 
 
-RESCALES = ("none", "1+c", "1+c^2")
+Rescale = Literal["none", "1+c", "1+c^2"]
+RESCALES = get_args(Rescale)
 
 
-def weights(gram: Gram, *, c: jax.Array | float = 0.4, rescale: str = "none") -> Weights:
+def weights(gram: Gram, *, c: jax.Array | float = 0.4, rescale: Rescale = "none") -> Weights:
     """Weigh tasks so that the worst-off task gains most among updates near the average gradient.
 
     With c = 0 it is the mean; as c grows it approaches the direction of MGDA. It may hurt a task when c < 1.
@@ -59,7 +61,7 @@ def weights(gram: Gram, *, c: jax.Array | float = 0.4, rescale: str = "none") ->
     return (p + max_min_in_ball(gram, p, c).x) / _divisor(c, rescale, gram)
 
 
-def cagrad_gap(gram: Gram, weights: Weights, *, c: jax.Array | float = 0.4, rescale: str = "none") -> jax.Array:
+def cagrad_gap(gram: Gram, weights: Weights, *, c: jax.Array | float = 0.4, rescale: Rescale = "none") -> jax.Array:
     """Measure how far weights are from CAGrad's, by the duality gap of its program.
 
     Args:
@@ -91,7 +93,7 @@ def cagrad(
     num_tasks: int | None = None,
     *,
     c: jax.Array | float = 0.4,
-    rescale: str = "none",
+    rescale: Rescale = "none",
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

@@ -1,8 +1,8 @@
 """The gradient of the geometric mean of the losses."""
 
-import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from mtlgrad_jax.methods._extras import check_losses, exp_in_range, log_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -12,7 +12,7 @@ CLAIMS = Claims("geometric mean of the losses", keeps="PLZF", needs="L", sums_to
 
 
 @without_gram
-def weights(gram: Gram, *, losses: jax.Array | None = None) -> Weights:
+def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
     """Weigh tasks so that the update is the gradient of the geometric mean of the losses.
 
     A task's pull is relative to its loss, and multiplying any loss by a constant changes the length of the

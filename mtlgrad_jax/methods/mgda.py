@@ -1,10 +1,12 @@
 """MGDA: the point of smallest norm in the convex hull of the gradients."""
 
 from functools import partial
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import check_gram, reciprocal, row_norms
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
@@ -23,14 +25,15 @@ CLAIMS = Claims(
 )
 
 
-NORMALIZATIONS = ("none", "l2", "loss", "loss+")
+Normalization = Literal["none", "l2", "loss", "loss+"]
+NORMALIZATIONS = get_args(Normalization)
 
 
 def weights(
     gram: Gram,
     *,
-    normalization: str = "none",
-    losses: jax.Array | None = None,
+    normalization: Normalization = "none",
+    losses: ArrayLike | None = None,
     log2_scale: jax.Array | int = 0,
     solver: Solver = min_norm,
 ) -> Weights:
@@ -87,7 +90,7 @@ def weights(
 def mgda(
     num_tasks: int | None = None,
     *,
-    normalization: str = "none",
+    normalization: Normalization = "none",
     solver: Solver | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",

@@ -82,12 +82,13 @@ def momentum_conflict_free(
       Liu et al. (ConFIG), arXiv 2408.11104, algorithm 1; waiting for all tasks and ε as in its published code.
     """
     check_options(True, num_tasks, nonfinite)
+    assert num_tasks is not None  # as was just checked
     method = step.ready(conflict_free.weights)
 
-    def init(params):
+    def init(params) -> PyTree:
         return empty_record(num_tasks, params, _empty_memory(num_tasks, params))
 
-    def update(updates, state, params=None, *, task=None, **extra_args):
+    def update(updates, state, params=None, *, task=None, **extra_args) -> tuple[PyTree, PyTree]:
         del params, extra_args  # unused
         memory = state.memory
         _check_shapes(updates, memory.momenta)

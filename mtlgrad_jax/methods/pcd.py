@@ -5,13 +5,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.solvers import nnls
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Method, Nonfinite, StatefulWeighting
+from mtlgrad_jax.typing import AxisName, Claims, Method, Nonfinite, PerTask, StatefulWeighting
 
 CLAIMS = Claims("primary, and a share for the rest", keeps="F", needs="S", sums_to="1", costs="program")
 
@@ -25,7 +24,7 @@ class PcdState(NamedTuple):
 
 
 def weighting(
-    *, tau: ArrayLike = 0.02, beta: jax.Array | float = 0.999, eps: jax.Array | float = 0.0
+    *, tau: PerTask = 0.02, beta: jax.Array | float = 0.999, eps: jax.Array | float = 0.0
 ) -> StatefulWeighting:
     """Follow the primary gradient while every auxiliary gains a share of what its own gradient would give.
 
@@ -110,7 +109,7 @@ def _shares(tau, gram):
 def pcd(
     num_tasks: int | None = None,
     *,
-    tau: ArrayLike = 0.02,
+    tau: PerTask = 0.02,
     beta: jax.Array | float = 0.999,
     eps: jax.Array | float = 0.0,
     axis_name: AxisName = None,

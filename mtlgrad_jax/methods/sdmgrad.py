@@ -12,7 +12,7 @@ from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_cross_gram
 from mtlgrad_jax.methods._simplex import descend
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
+from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, PerTask, StatefulWeighting
 
 CLAIMS = Claims(
     "MGDA with a pull towards the mean",
@@ -36,7 +36,7 @@ def weighting(
     num_steps: int = 20,
     learning_rate: float = 10.0,
     momentum: float = 0.5,
-    preference: jax.Array | None = None,
+    preference: PerTask | None = None,
 ) -> StatefulWeighting:
     """Weigh tasks between MGDA's direction and a preferred one.
 
@@ -104,7 +104,7 @@ def sdmgrad(
     num_steps: int = 20,
     learning_rate: float = 10.0,
     momentum: float = 0.5,
-    preference: jax.Array | None = None,
+    preference: PerTask | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

@@ -75,7 +75,7 @@ def aggregate(
     method = step.ready(weighting)
     check_options(method.needs_num_tasks, num_tasks, nonfinite)
 
-    def init(params):
+    def init(params) -> PyTree:
         memory = method.init(num_tasks, params)
         return (
             (memory or optax.EmptyState())
@@ -83,7 +83,7 @@ def aggregate(
             else empty_record(num_tasks, params, memory, method.reads_gram)
         )
 
-    def update(updates, state, params=None, **extra_args):
+    def update(updates, state, params=None, **extra_args) -> tuple[PyTree, PyTree]:
         count_tasks(updates, expected=num_tasks, params=params)
         _check_state(state, num_tasks)
         memory = state if num_tasks is None else state.memory
