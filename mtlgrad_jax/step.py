@@ -142,12 +142,16 @@ def _look(jac, extras):
 
 def _glance(jac, extras):
     """Look at what costs no Gram matrix: whether rows at hand, or else the losses, are finite."""
-    num_tasks, losses = jac.num_tasks, extras.get("losses")
+    losses = extras.get("losses")
     if isinstance(jac, Stacked):
         finite = rows_are_finite(jac.task_grads, axis_name=jac.axis_name)
+    elif losses is not None:
+        finite = jnp.isfinite(losses)
     else:
-        finite = jnp.ones(num_tasks, bool) if losses is None else jnp.isfinite(losses)
-    dtype = jnp.float64 if losses is not None and losses.dtype == jnp.float64 else jnp.float32
+        raise ValueError(
+            "expected losses for a step without a Gram matrix, got none; pass losses=losses."
+        )
+    dtype = jnp.float64 if losses is not None and jnp.result_type(losses) == jnp.float64 else jnp.float32
     zero = jnp.where(finite, 0, 0).astype(dtype)  # varies over a mesh as the tasks do
     return _Seen(zero[:, None] + zero[None, :], jnp.sum(zero).astype(jnp.int32), finite)
 

@@ -107,9 +107,6 @@ class Jacobian(Protocol):
 
     def scaled_gram(self) -> tuple[Gram, jax.Array]: ...  # that of 2⁻ᵏJ, and k: zero unless squares leave the range
 
-    @property
-    def num_tasks(self) -> int: ...
-
     def combine(self, weights: Weights, *, keep: jax.Array | None = None) -> PyTree: ...  # keep: (T,) rows that count
 
 
