@@ -106,7 +106,8 @@ def take(method: Runner, jac: Jacobian, memory: PyTree, *, nonfinite: Nonfinite 
     run = _on_rows if method.on_rows else _on_gram
     update, weights, gap, proposed = run(method, jac, gram, memory, attendance, extras | {"log2_scale": log2_scale})
     memory = proposed if attendance is None else choose(attendance.usable, proposed, memory)
-    return Taken(update, gram, log2_scale, weights, jnp.where(jnp.isfinite(gap), gap, jnp.inf), finite, memory)
+    answered = jnp.isfinite(gap) & jnp.all(finite if attendance is None else finite | ~attendance.tasks)
+    return Taken(update, gram, log2_scale, weights, jnp.where(answered, gap, jnp.inf), finite, memory)
 
 
 def _on_gram(method, jac, gram, memory, attendance, extras):

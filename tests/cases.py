@@ -50,6 +50,11 @@ class Case:
         return promise in self.claims.keeps
 
     @property
+    def num_tasks(self) -> int:
+        """Three, or as many as it takes: where one number of tasks is as good as any."""
+        return min(3, self.claims.max_tasks or 3)
+
+    @property
     def on_rows(self) -> bool:
         return "R" in self.claims.needs
 
@@ -87,6 +92,7 @@ def that_keep(promise: str):
 
 
 every_method = pytest.mark.parametrize("case", METHODS, ids=str)
+every_plain_method = pytest.mark.parametrize("case", PLAIN, ids=str)
 
 
 @functools.cache
