@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import PLAIN, draw, every_plain_method, falling_losses
+from cases import PLAIN, draw, falling_losses
 
 LEAVES = {"kernel": slice(0, 6), "bias": slice(6, 8)}
 BROKEN = {  # the value, the tasks and the columns that have it

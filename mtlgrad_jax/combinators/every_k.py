@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.typing import PyTree, StatefulWeighting, Weighting, as_stateful
 
 
@@ -57,6 +58,8 @@ def every_k(weighting: Weighting | StatefulWeighting, k: int) -> StatefulWeighti
         return EveryKState(jnp.zeros((), jnp.int32), jnp.zeros(num_tasks), inner.init(num_tasks))
 
     def update(gram, state, **extras):
+        check_memory(state.weights, gram)
+
         def compute(state):
             weights, memory = inner.update(gram, state.inner, **extras)
             return EveryKState(state.count, weights.astype(state.weights.dtype), memory)
