@@ -106,7 +106,7 @@ def check_options(needs_num_tasks: bool, num_tasks: int | None, nonfinite: str) 
 def check_state(state: PyTree, num_tasks: int | None) -> None:
     """Raise a ValueError for a state that is not the record of this number of tasks."""
     recorded = getattr(state, "weights", None)
-    if num_tasks is not None and jnp.shape(recorded) != (num_tasks,):
+    if num_tasks is not None and (recorded is None or jnp.shape(recorded) != (num_tasks,)):
         found = type(state).__name__ if recorded is None else f"one for {jnp.shape(recorded)[0]} tasks"
         raise ValueError(
             f"expected a state for num_tasks={num_tasks}, got {found}; call init of the transformation that is updated."
