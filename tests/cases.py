@@ -6,6 +6,7 @@ it names, through its Optax factory, as a user would.
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import mtlgrad_jax as mtl
 from mtlgrad_jax.typing import PROMISES, Claims
 
-SIZES = (1, 2, 3, 8)
+SIZES = tuple(map(int, os.environ.get("NUMBERS_OF_TASKS", "1 2 3 8").split()))
 NUM_STEPS = 3
 NUM_COLUMNS = 64  # zero columns are appended, so that one compilation serves the Jacobians of all widths
 
