@@ -177,3 +177,19 @@ def test_tasks_that_take_no_part_may_hold_anything_in_one_program(case):
         np.testing.assert_allclose(update, expected, rtol=1e-5, atol=1e-6)
         assert_equal(jax.tree.map(np.shape, state), jax.tree.map(np.shape, dropped))
     assert len(programs) == 1
+
+
+IN_THE_HULL = ("cagrad", "cr_mogm", "dualproj", "excess_mtl", "mean", "mgda", "moco", "pcd", "primary_aux")
+HAVE_A_PRIMARY = ("pcd", "primary_aux")
+
+
+@pytest.mark.parametrize("case", [case for case in STACKED if case.name in IN_THE_HULL], ids=str)
+def test_a_first_step_without_a_task_is_that_of_fewer_rows(case):
+    """For methods that depend on the hull or the cone of the rows, in which the mean that stands in lies."""
+    for present in masks(case.num_tasks):
+        if present.sum() == 2 and (present[0] or case.name not in HAVE_A_PRIMARY):
+            rows = np.where(present[:, None], clean(case, 1), np.nan)
+            update, state = take(case, "propagate", None, rows, present=present)
+            expected, fewer = take(case, "propagate", None, rows[present])
+            np.testing.assert_allclose(update, expected, rtol=1e-5, atol=1e-6)
+            assert case.on_rows or np.allclose(state.weights[present], fewer.weights, atol=1e-5)
