@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.typing import Gram, PyTree, Rest, StatefulWeighting, Weighting, as_stateful
 
 
@@ -64,6 +65,7 @@ def every_k(weighting: Weighting | StatefulWeighting, k: int) -> StatefulWeighti
         return EveryKState(zero, gram, jnp.copy(zero), weights, inner.init(num_tasks))
 
     def update(gram, state, *, log2_scale=0, **extras):
+        check_memory(state.weights, gram)
         weights, memory = inner.update(gram, state.inner, log2_scale=log2_scale, **extras)
         kept = gram.astype(state.gram.dtype), jnp.asarray(log2_scale, jnp.int32), weights.astype(state.weights.dtype)
         return weights, EveryKState(_after(jnp.zeros_like(state.count)), *kept, memory)

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from mtlgrad_jax.ground.grams import reciprocal, row_norms
+from mtlgrad_jax.ground.grams import check_gram, reciprocal, row_norms
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.typing import StatefulWeighting, Weighting, as_stateful
 
@@ -33,6 +33,7 @@ def normalized(weighting: Weighting | StatefulWeighting) -> Weighting | Stateful
     inner = as_stateful(weighting)
 
     def update(gram, state, *, log2_scale=0, **extras):
+        check_gram(gram)
         lengths = row_norms(gram)
         inverse = reciprocal(lengths)
         unit_gram = gram * inverse[:, None] * inverse[None, :]
@@ -42,4 +43,4 @@ def normalized(weighting: Weighting | StatefulWeighting) -> Weighting | Stateful
 
     if isinstance(weighting, StatefulWeighting):
         return StatefulWeighting(inner.init, update, inner.needs_num_tasks)
-    return lambda gram, **extras: update(gram, inner.init(gram.shape[0]), **extras)[0]
+    return lambda gram, **extras: update(gram, inner.init(check_gram(gram)), **extras)[0]

@@ -139,7 +139,19 @@ def _shapes_beside(task_grads, params):
             f"{_WANTED} in a tree like the parameters {shapes(params)}, got {strange[0]} in {shapes(task_grads)}; "
             f"{_ADVICE}, or jax.tree.map(lambda *rows: jnp.stack(rows), *grads) of one gradient per task."
         )
+    ends = {path for path, _ in jax.tree_util.tree_leaves_with_path(task_grads, is_leaf=_is_empty)}
+    missing = [p for p, leaf in own.items() if is_inexact(leaf) and not any(p[:n] in ends for n in range(len(p) + 1))]
+    if missing:
+        raise ValueError(
+            f"{_WANTED} in a tree like the parameters {shapes(params)}, got none for "
+            f"{jax.tree_util.keystr(missing[0])} in {shapes(task_grads)}; {_ADVICE}, or leave None in its place."
+        )
     return [(jnp.shape(leaf), jnp.shape(own[path])) for path, leaf in found.items()]
+
+
+def _is_empty(node):
+    """Whether a tree has no leaves, as None and what `optax.masked` leaves behind."""
+    return not jax.tree.leaves(node)
 
 
 def _is_flattened(pairs):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from mtlgrad_jax.ground.grams import dot, reciprocal
+from mtlgrad_jax.ground.grams import check_memory, dot, reciprocal
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_cross_gram
 from mtlgrad_jax.methods._simplex import descend
@@ -77,6 +77,7 @@ def weighting(
         return SdmgradState(jnp.ones(num_tasks) / num_tasks)
 
     def update(gram, state, *, cross_gram=None):
+        check_memory(state.weights, gram)
         cross_gram = check_cross_gram(cross_gram, gram, "sdmgrad")
         weights = state.weights.astype(gram.dtype)
         share = _preference.resolve(preference, gram)
