@@ -60,9 +60,9 @@ def evaluate(
     for number, equation in enumerate(jaxpr.eqns):
         operands = list(map(read, equation.invars))
         if number not in uses:
-            results = as_it_is(equation, operands)
+            results = as_it_is(jaxpr, equation, operands)
         elif isinstance(use := uses[number], Use):
-            results = [as_it_is(equation, operands)[0] + probes[number]]
+            results = [as_it_is(jaxpr, equation, operands)[0] + probes[number]]
             taps[number] = operands[1 - use.operand]
         else:
             results, taps[number] = inside(equation, operands, use, probes[number])
@@ -70,10 +70,10 @@ def evaluate(
     return list(map(read, jaxpr.outvars)), taps
 
 
-def as_it_is(equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
-    """Evaluate one equation, whatever it is."""
+def as_it_is(jaxpr: Jaxpr, equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """Evaluate one equation of a jaxpr, whatever it is."""
     variables = {var: x for var, x in zip(equation.invars, operands, strict=True) if not isinstance(var, Literal)}
-    alone = Jaxpr((), list(variables), equation.outvars, [equation], equation.effects)
+    alone = jaxpr.replace(constvars=[], invars=list(variables), outvars=equation.outvars, eqns=[equation])
     return jax.core.eval_jaxpr(alone, (), *variables.values())
 
 
