@@ -28,14 +28,14 @@ def factors(uses: Sequence[Use], taps: Sequence[jax.Array], deltas: Sequence[jax
     pairs = [_one_use(*arguments, own_taps) for arguments in zip(uses, taps, deltas, strict=True)]
     dtype = widest([right for _, right in pairs])
     right = jnp.concatenate([right.astype(dtype) for _, right in pairs], axis=2)
-    if uses[0].name == "gather":
+    if pairs[0][0].dtype == jnp.int32:
         return Lookups(jnp.concatenate([left for left, _ in pairs], axis=-1), right, uses[0].shapes[0][0])
     return Products(jnp.concatenate([left.astype(dtype) for left, _ in pairs], axis=-2), right)
 
 
 def _one_use(use, tap, delta, own_taps):
     """Return a and δ with axes (rows, matrices, places, entries), a without the first if it is shared."""
-    left, right = {"dot_general": _dot, "gather": _lookup, "conv_general_dilated": _convolution}[use.name](use)
+    left, right = FORMS[use.name](use)
     loops = len(use.alias.loops)
     for _ in range(loops + own_taps):
         left = jax.vmap(left)
@@ -76,10 +76,11 @@ def _dot(use):
 
 def _lookup(use):
     numbers, num_rows = use.option["dimension_numbers"], use.shapes[0][0]
+    number = numbers.start_index_map.index(0)
     mode = lax.GatherScatterMode.from_any(use.option["mode"])
 
     def left(tap):
-        rows = tap.reshape(1, -1).astype(jnp.int32)
+        rows = tap[..., number].reshape(1, -1).astype(jnp.int32)
         if mode == lax.GatherScatterMode.CLIP:
             return jnp.clip(rows, 0, num_rows - 1)
         return jnp.where((rows >= 0) & (rows < num_rows), rows, -1)
@@ -89,6 +90,15 @@ def _lookup(use):
         return _as_three(delta.transpose(kept), 0, len(numbers.offset_dims))
 
     return left, right
+
+
+def _row(use):
+    last = use.shapes[0][0] - 1
+
+    def left(tap):
+        return jnp.clip(tap.astype(jnp.int32), 0, last).reshape(1, 1)
+
+    return left, lambda delta: delta.reshape(1, 1, -1)
 
 
 def _convolution(use):
@@ -131,3 +141,6 @@ def _as_three(x, num_first, num_last):
 
 def _others(num_axes, *taken):
     return [axis for axis in range(num_axes) if all(axis not in axes for axes in taken)]
+
+
+FORMS = {"dot_general": _dot, "gather": _lookup, "dynamic_slice": _row, "conv_general_dilated": _convolution}

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 # Entries are moved and nothing else: the gradient is moved back, and inner products of gradients stay as they are.
 REARRANGEMENTS = ("transpose", "reshape", "squeeze", "expand_dims", "rev", "slice", "split", "copy", "copy_p", "name")
 CALLS = ("jit", "pjit", "closed_call")
 CHECKPOINTS = ("checkpoint", "remat", "remat2")
-LAYERS = ("dot_general", "conv_general_dilated", "gather")
+LAYERS = ("dot_general", "conv_general_dilated", "gather", "dynamic_slice")
 
 
 class Loop(NamedTuple):
@@ -77,7 +78,7 @@ class Search:
         live = live_variables(jaxpr, wanted)
         for number, equation in enumerate(jaxpr.eqns):
             entering = [None if isinstance(atom, Literal) else aliases.get(atom) for atom in equation.invars]
-            if any(entering) and not live.isdisjoint(equation.outvars) and has_gradient(equation):
+            if any(entering) and is_live(equation, live):
                 leaving = self._visit(equation, entering, live, (*path, number))
                 aliases |= {var: alias for var, alias in zip(equation.outvars, leaving, strict=True) if alias}
         return [None if isinstance(atom, Literal) else aliases.get(atom) for atom in jaxpr.outvars]
@@ -123,18 +124,18 @@ class Search:
 
 
 def live_variables(jaxpr: Jaxpr, wanted: Sequence[bool]) -> set[Var]:
-    """Return the variables that the wanted outputs depend on."""
+    """Return the variables with respect to which the wanted outputs have a gradient."""
     live = {atom for atom, want in zip(jaxpr.outvars, wanted, strict=True) if want and isinstance(atom, Var)}
     for equation in reversed(jaxpr.eqns):
-        if not live.isdisjoint(equation.outvars):
+        if is_live(equation, live):
             live |= {atom for atom in equation.invars if isinstance(atom, Var)}
     return live
 
 
-def has_gradient(equation: JaxprEqn) -> bool:
-    """Whether a derivative passes through an equation."""
-    inexact = any(jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in equation.outvars)
-    return inexact and equation.primitive.name != "stop_gradient"
+def is_live(equation: JaxprEqn, live: set[Var]) -> bool:
+    """Whether a gradient passes through an equation."""
+    reached = [var for var in equation.outvars if var in live and jnp.issubdtype(var.aval.dtype, jnp.inexact)]
+    return bool(reached) and equation.primitive.name != "stop_gradient"
 
 
 def is_cast(equation: JaxprEqn) -> bool:
@@ -178,19 +179,23 @@ def parameter_of_layer(equation: JaxprEqn, entering: Sequence[Alias | None]) -> 
     (operand,), options = operands, equation.params
     if equation.primitive.name == "conv_general_dilated" and (operand != 1 or options["batch_group_count"] != 1):
         return None
-    if equation.primitive.name == "gather" and (operand != 0 or not looks_up_rows(equation)):
+    if equation.primitive.name in ("gather", "dynamic_slice") and (operand != 0 or not looks_up_rows(equation)):
         return None
     return operand
 
 
 def looks_up_rows(equation: JaxprEqn) -> bool:
-    """Whether a gather takes whole rows of a table by their number."""
-    table, numbers = equation.params["dimension_numbers"], equation.params
-    return (
-        tuple(table.collapsed_slice_dims) == tuple(table.start_index_map) == (0,)
-        and not table.operand_batching_dims
-        and numbers["slice_sizes"] == (1, *equation.invars[0].aval.shape[1:])
+    """Whether a gather or a slice takes whole rows of a table by their number."""
+    options, table = equation.params, equation.invars[0].aval.shape
+    if options["slice_sizes"] != (1, *table[1:]):
+        return False
+    if equation.primitive.name == "dynamic_slice":
+        return True
+    numbers, mode = options["dimension_numbers"], lax.GatherScatterMode.from_any(options["mode"])
+    first = tuple(numbers.start_index_map) == (0,) or (
+        0 in numbers.start_index_map and mode == lax.GatherScatterMode.CLIP  # to the only start of a whole row
     )
+    return first and not numbers.operand_batching_dims
 
 
 def groups(uses: Sequence[Use]) -> list[list[Use]] | None:
@@ -212,13 +217,14 @@ def groups(uses: Sequence[Use]) -> list[list[Use]] | None:
 
 def way(use: Use) -> tuple[Any, ...]:
     """Return what two uses must agree in so that their gradients are added matrix by matrix."""
-    dimensions = use.option["dimension_numbers"]
+    dimensions = use.option.get("dimension_numbers")
     layout = {
-        "dot_general": lambda: tuple(pair[use.operand] for pair in dimensions),
-        "conv_general_dilated": lambda: (dimensions.rhs_spec, use.option["feature_group_count"]),
-        "gather": lambda: (),
+        "dot_general": lambda: ("matrix", *(pair[use.operand] for pair in dimensions)),
+        "conv_general_dilated": lambda: ("kernel", dimensions.rhs_spec, use.option["feature_group_count"]),
+        "gather": lambda: "rows",
+        "dynamic_slice": lambda: "rows",
     }[use.name]()
-    return use.alias.moves, use.name, layout
+    return use.alias.moves, layout
 
 
 def share_nothing(left: Sequence[tuple[str, Any]], right: Sequence[tuple[str, Any]]) -> bool:
@@ -240,6 +246,7 @@ def use(equation: JaxprEqn, alias: Alias, operand: int, path: tuple[int, ...]) -
     kept = {
         "dot_general": ("dimension_numbers",),
         "gather": ("dimension_numbers", "mode"),
+        "dynamic_slice": (),
         "conv_general_dilated": (
             *("dimension_numbers", "window_strides", "padding", "lhs_dilation", "rhs_dilation"),
             "feature_group_count",
