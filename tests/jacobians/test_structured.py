@@ -488,3 +488,81 @@ def test_errors_are_sentences():
         structured.linearize(lambda params: jnp.sum(params["first"]), DENSE)
     with pytest.raises(ValueError, match="floating-point leaves"):
         structured.linearize(lambda params: jnp.ones(2), {"step": jnp.arange(2)})
+
+
+class Linen(flax.linen.Module):
+    """Embedding, convolution, layer norm, attention and dense layers."""
+
+    @flax.linen.compact
+    def __call__(self, example):
+        tokens = flax.linen.Embed(7, 8)(example["ids"])
+        tokens = flax.linen.LayerNorm()(flax.linen.Conv(8, (3,))(tokens))
+        tokens = tokens + flax.linen.MultiHeadDotProductAttention(num_heads=2)(tokens, tokens)
+        return flax.linen.Dense(T)(flax.linen.gelu(flax.linen.Dense(6)(tokens))).mean(0)
+
+
+class Nnx(flax.nnx.Module):
+    def __init__(self, rngs):
+        self.norm = flax.nnx.LayerNorm(8, rngs=rngs)
+        self.cell = flax.nnx.Linear(8, 6, rngs=rngs)
+        self.head = flax.nnx.Linear(6, T, rngs=rngs)
+
+    def __call__(self, example):
+        return self.head(jax.nn.relu(self.cell(self.norm(example["tokens"])))).mean(0)
+
+
+class Equinox(equinox.Module):
+    embedding: equinox.nn.Embedding
+    cell: equinox.nn.GRUCell
+    head: equinox.nn.Linear
+
+    def __call__(self, example):
+        step = lambda hidden, token: (self.cell(token, hidden), None)
+        hidden, _ = lax.scan(step, jnp.zeros(6), jax.vmap(self.embedding)(example["ids"]))
+        return self.head(hidden)
+
+
+def in_haiku(example):
+    hidden = haiku.Conv2D(4, 3)(example["image"][None])
+    hidden = haiku.LayerNorm(-1, True, True)(jax.nn.relu(hidden)).mean((1, 2))
+    return haiku.nets.MLP([6, T])(hidden)[0]
+
+
+def first_example():
+    return jax.tree.map(lambda leaf: leaf[0], DATA)
+
+
+def linen():
+    return Linen().init(jax.random.key(0), first_example()), Linen().apply
+
+
+def nnx():
+    graph, params = flax.nnx.split(Nnx(flax.nnx.Rngs(0)), flax.nnx.Param)
+    return params, lambda params, example: flax.nnx.merge(graph, params)(example)
+
+
+def in_equinox():
+    keys = jax.random.split(jax.random.key(0), 3)
+    layers = equinox.nn.Embedding(7, 5, key=keys[0]), equinox.nn.GRUCell(5, 6, key=keys[1])
+    model = Equinox(*layers, equinox.nn.Linear(6, T, key=keys[2]))
+    params, static = equinox.partition(model, equinox.is_inexact_array)
+    return params, lambda params, example: equinox.combine(params, static)(example)
+
+
+def haiku_model():
+    model = haiku.without_apply_rng(haiku.transform(in_haiku))
+    return model.init(jax.random.key(0), first_example()), model.apply
+
+
+@pytest.mark.standard_promotion
+@pytest.mark.parametrize("framework", [linen, nnx, in_equinox, haiku_model], ids=lambda make: make.__name__)
+def test_frameworks_agree_with_jacrev_and_keep_their_kernels(framework):
+    params, network = framework()
+    function, loss_fn = task_losses(network), example_loss(network)
+    assert_agrees(lambda params: structured.linearize(function, params), function, params)
+    everything = lambda params: jax.vmap(loss_fn, (None, 0))(params, DATA)
+    assert_agrees(lambda params: per_example.linearize(loss_fn, params, DATA), everything, params)
+    report = structured.linearize(function, params)[1].report()
+    for leaf, how in zip(jax.tree.leaves(params), jax.tree.leaves(report), strict=True):
+        is_kernel = leaf.ndim > 1 and jnp.any(leaf)  # biases start at zero
+        assert not is_kernel or how.startswith("layer by layer"), (leaf.shape, how)
