@@ -4,10 +4,12 @@ import equinox
 import flax.linen
 import flax.nnx
 import haiku
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies
 from jax import lax
 
 import mtlgrad_jax as mtl
@@ -104,7 +106,12 @@ def few_rows(params, example):
 def convolution(params, example):
     image = example["image"][None]
     hidden = lax.conv_general_dilated(
-        image, params["kernel"], (1, 2), [(1, 0), (2, 1)], rhs_dilation=(2, 1), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        image,
+        params["kernel"],
+        (1, 2),
+        [(1, 0), (2, 1)],
+        rhs_dilation=(2, 1),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     hidden = lax.conv_general_dilated(
         jnp.tanh(hidden).transpose(0, 3, 1, 2), params["depthwise"], (1, 1), "SAME", feature_group_count=4
@@ -117,7 +124,9 @@ def convolution(params, example):
 
 def attention(params, example):
     tokens = example["tokens"]
-    tokens = (tokens - tokens.mean(-1, keepdims=True)) * lax.rsqrt(tokens.var(-1, keepdims=True) + 1) * params["scale"][None]
+    tokens = (
+        (tokens - tokens.mean(-1, keepdims=True)) * lax.rsqrt(tokens.var(-1, keepdims=True) + 1) * params["scale"][None]
+    )
     query, key, value = (jnp.einsum("td,hdk->htk", tokens, params[name]) for name in ("query", "key", "value"))
     weights = jax.nn.softmax(jnp.einsum("htk,hsk->hts", query, key))
     return jnp.einsum("hts,hsk,hkd->td", weights, value, params["out"]).mean(0)[:T]
@@ -386,7 +395,10 @@ def test_any_pytree_and_what_is_no_array():
         return {"b": jnp.sum(product) * params["scale"], "a": jnp.sum(product**2)}
 
     (losses, aux), jac = structured.linearize(lambda p: (function(p), ("aux", p["step"])), params, has_aux=True)
-    update, wanted = jac.combine(jnp.array([1.0, 3.0])), stacked.combine(stack_of(function, params), jnp.array([1.0, 3]))
+    update, wanted = (
+        jac.combine(jnp.array([1.0, 3.0])),
+        stacked.combine(stack_of(function, params), jnp.array([1.0, 3])),
+    )
     assert aux[0] == "aux"
     assert jnp.array_equal(aux[1], params["step"])
     assert isinstance(jac, mtl.typing.Jacobian)
@@ -566,3 +578,152 @@ def test_frameworks_agree_with_jacrev_and_keep_their_kernels(framework):
     for leaf, how in zip(jax.tree.leaves(params), jax.tree.leaves(report), strict=True):
         is_kernel = leaf.ndim > 1 and jnp.any(leaf)  # biases start at zero
         assert not is_kernel or how.startswith("layer by layer"), (leaf.shape, how)
+
+
+# Random programs on square matrices: parameters and activations meet in any order, in and out of calls and loops.
+SIZE = 3
+BINARY = {
+    "product": jnp.matmul,
+    "einsum": lambda a, b: jnp.einsum("ij,kj->ki", a, b),
+    "sum": jnp.add,
+    "times": jnp.multiply,
+    "rows": lambda a, b: a[jnp.argsort(b[0])],
+    "halves": lambda a, b: jnp.concatenate([a[:1] @ b, b[1:]]),
+    "scan": lambda a, b: lax.scan(lambda x, row: (jnp.tanh(x @ a), x @ row), b, b)[0],
+    "stacked": lambda a, b: lax.scan(lambda x, row: (x + row @ b, x * row), b[0], a)[1],
+    "kernel": lambda a, b: lax.conv_general_dilated(a[None, None], b[None, None, :2], (1, 1), "SAME")[0, 0],
+    "branch": lambda a, b: lax.cond(jnp.sum(b) > 0, lambda a: a @ b, lambda a: b + a, a),
+}
+UNARY = {
+    "same": lambda a: a,
+    "tanh": jnp.tanh,
+    "transpose": jnp.transpose,
+    "stop": lax.stop_gradient,
+    "reverse": lambda a: a[::-1],
+    "reshape": lambda a: a.reshape(-1)[None].reshape(SIZE, SIZE),
+    "relu": jax.nn.relu,
+}
+WRAPPERS = {
+    "plain": lambda f: f,
+    "jit": jax.jit,
+    "checkpoint": jax.checkpoint,
+    "vmap": lambda f: lambda a, b: jax.vmap(f, (None, 0))(a, b[None])[0],
+}
+STEP = strategies.tuples(
+    *map(strategies.sampled_from, (list(BINARY), list(UNARY), list(UNARY), list(WRAPPERS))),
+    strategies.integers(0, 99),
+    strategies.integers(0, 99),
+)
+
+
+def run_program(program, params, x):
+    pool = [x, *params]
+    for name, before, other, wrapper, left, right in program:
+        step = lambda a, b, name=name, before=before, other=other: BINARY[name](UNARY[before](a), UNARY[other](b))
+        pool.append(jnp.tanh(WRAPPERS[wrapper](step)(pool[left % len(pool)], pool[right % len(pool)])))
+    return sum(pool[-2:]) + params[0] @ x
+
+
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.given(program=strategies.lists(STEP, min_size=1, max_size=5), own_batches=strategies.booleans())
+def test_random_programs_agree_with_jacrev(program, own_batches):
+    rng = np.random.default_rng(0)
+    params = list(jnp.asarray(rng.standard_normal((2, SIZE, SIZE)), jnp.float32))
+    examples = jnp.asarray(rng.standard_normal((4, SIZE, SIZE)), jnp.float32)
+    if own_batches:
+        loss_fn = lambda params, x: jnp.sum(run_program(program, params, x) ** 2)
+        function = lambda params: jax.vmap(loss_fn, (None, 0))(params, examples)
+        _, jac = per_example.linearize(loss_fn, params, examples, chunk_size=2)
+    else:
+        function = lambda params: jnp.sum(run_program(program, params, examples[0]) ** 2, axis=0)
+        _, jac = structured.linearize(function, params)
+    jacobian = rows(function, params)
+    wanted = jacobian @ jacobian.T
+    lengths = np.sqrt(np.diagonal(wanted))
+    assert np.all(np.abs(undo(*jax.jit(type(jac).scaled_gram)(jac)) - wanted) <= 2e-6 * np.outer(lengths, lengths))
+    assert np.allclose(
+        flat(jac.combine(jnp.ones(len(wanted)))), jacobian.sum(0), atol=1e-5 * np.max(lengths, initial=1)
+    )
+
+
+def undo(gram, exponent):
+    return np.asarray(gram, np.float64) * 4.0 ** float(exponent)
+
+
+WIDTH, BATCH = 256, 64
+
+
+def deep_losses(params, x, y):
+    return jnp.mean((deep(params, x) - y) ** 2, axis=0)
+
+
+def deep(params, x):
+    for kernel in params["trunk"]:
+        x = jax.nn.relu(x @ kernel)
+    return x @ params["heads"]
+
+
+def deep_arguments(num_outputs, width=WIDTH, batch=BATCH):
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+    params = {"trunk": [shape(width, width)] * 3, "heads": shape(width, num_outputs)}
+    return params, shape(batch, width), shape(batch, num_outputs)
+
+
+def compiled(function, args):
+    return jax.jit(function).lower(*args).compile()
+
+
+def flops(function, args):
+    return compiled(function, args).cost_analysis()["flops"]
+
+
+def megabytes(function, args):
+    return compiled(function, args).memory_analysis().temp_size_in_bytes / 2**20
+
+
+def plain_step(params, x, y):
+    return jax.grad(lambda params: jnp.sum(deep_losses(params, x, y)))(params)
+
+
+def example_gram(params, x, y):
+    loss_fn = lambda params, example: jnp.mean((deep(params, example[0]) - example[1]) ** 2)
+    return per_example.linearize(loss_fn, params, (x, y))[1].gram()
+
+
+def example_update(params, x, y):
+    loss_fn = lambda params, example: jnp.mean((deep(params, example[0]) - example[1]) ** 2)
+    _, jac = per_example.linearize(loss_fn, params, (x, y))
+    return jac.combine(jac.gram()[0])
+
+
+def task_gram(params, x, y):
+    return structured.linearize(deep_losses, params, x, y)[1].gram()
+
+
+def task_update(params, x, y):
+    _, jac = structured.linearize(deep_losses, params, x, y)
+    return jac.combine(jac.gram()[0])
+
+
+def test_examples_cost_one_backward_pass_and_one_more_for_the_update():
+    args = deep_arguments(10)
+    pass_ = flops(plain_step, args)
+    assert flops(example_gram, args) < 1.5 * pass_
+    assert flops(example_update, args) < 2.2 * pass_
+
+
+def test_tasks_cost_passes_through_activations_only():
+    """A forward pass, a third of a plain step for each task, a quarter for products, a plain step for the update."""
+    for num_tasks in (4, 8, 16):
+        args = deep_arguments(num_tasks, width=512)
+        limit = (num_tasks + 3) / 3 + num_tasks / 4 + 1
+        assert flops(task_update, args) < 1.1 * limit * flops(plain_step, args)
+
+
+def test_memory_is_activations_per_task_and_no_gradient():
+    """Four layers of 1 MB; a task has 3 arrays of 64 × 512 entries, kept, multiplied and in flight."""
+    used = {num_tasks: megabytes(task_gram, deep_arguments(num_tasks, width=512)) for num_tasks in (4, 16)}
+    kept = 3 * BATCH * 512 * 4 / 2**20
+    assert used[16] - used[4] < 12 * 3 * kept
+    assert megabytes(task_update, deep_arguments(16, width=512)) < used[16] + 8
+    assert megabytes(example_gram, deep_arguments(10)) < 3  # 64 examples' gradients are 48 MB
