@@ -45,8 +45,23 @@ class Products(NamedTuple):
 
     def _by_gradients(self):
         row = "r" if self.left.ndim == 4 else ""
-        gradients = product(f"{row}hpm,rhpn->rhmn", self.left, self.right)
-        return contract(gradients, gradients, 1)
+
+        def of_columns(right):
+            gradients = product(f"{row}hpm,rhpn->rhmn", self.left, right)
+            return contract(gradients, gradients, 1)
+
+        pieces = self._num_pieces()
+        if pieces == 1:
+            return of_columns(self.right)
+        columns = self.right.reshape(*self.right.shape[:3], pieces, -1)
+        return jnp.sum(lax.map(of_columns, jnp.moveaxis(columns, 3, 0)), axis=0)
+
+    def _num_pieces(self):
+        """Return in how many pieces no gradient needs more memory than the layer, if its columns can be divided so."""
+        places, after = self.right.shape[2:]
+        before = self.left.shape[-1]
+        room = places * (before + after)
+        return next((count for count in range(1, after) if after % count == 0 and before * after <= count * room), after)
 
     def _by_places(self):
         kernel = product("hpm,hqm->hpq", self.left, self.left)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import strategies
+from hypothesis import Phase, strategies
 from jax import lax
 
 import mtlgrad_jax as mtl
@@ -477,7 +477,8 @@ def test_vmap_and_scan_and_second_derivatives():
         one_by_one = jnp.stack([function(scale) for scale in scales])
         assert jnp.allclose(jax.vmap(function)(scales), one_by_one, rtol=1e-5)
         assert jnp.allclose(lax.map(function, scales), one_by_one, rtol=1e-5)
-        assert jnp.allclose(jax.grad(lambda s: function(s)[0, 0])(jnp.float32(1)), 2 * function(1.0)[0, 0], rtol=1e-4)
+        _, slope = jax.jvp(function, (jnp.float32(1),), (jnp.float32(1),))
+        assert jnp.allclose(slope, 2 * function(1.0), rtol=1e-4, atol=1e-6)
 
 
 def test_a_backward_rule_that_is_not_linear_can_be_pulled_and_not_pushed():
@@ -581,7 +582,6 @@ def test_frameworks_agree_with_jacrev_and_keep_their_kernels(framework):
 
 
 # Random programs on square matrices: parameters and activations meet in any order, in and out of calls and loops.
-SIZE = 3
 BINARY = {
     "product": jnp.matmul,
     "einsum": lambda a, b: jnp.einsum("ij,kj->ki", a, b),
@@ -600,7 +600,7 @@ UNARY = {
     "transpose": jnp.transpose,
     "stop": lax.stop_gradient,
     "reverse": lambda a: a[::-1],
-    "reshape": lambda a: a.reshape(-1)[None].reshape(SIZE, SIZE),
+    "reshape": lambda a: a.reshape(-1)[None].reshape(3, 3),
     "relu": jax.nn.relu,
 }
 WRAPPERS = {
@@ -624,30 +624,32 @@ def run_program(program, params, x):
     return sum(pool[-2:]) + params[0] @ x
 
 
-@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=40, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
 @hypothesis.given(program=strategies.lists(STEP, min_size=1, max_size=5), own_batches=strategies.booleans())
 def test_random_programs_agree_with_jacrev(program, own_batches):
+    """In double precision, so that nothing but a mistake is as large as the tolerance."""
     rng = np.random.default_rng(0)
-    params = list(jnp.asarray(rng.standard_normal((2, SIZE, SIZE)), jnp.float32))
-    examples = jnp.asarray(rng.standard_normal((4, SIZE, SIZE)), jnp.float32)
-    if own_batches:
-        loss_fn = lambda params, x: jnp.sum(run_program(program, params, x) ** 2)
-        function = lambda params: jax.vmap(loss_fn, (None, 0))(params, examples)
-        _, jac = per_example.linearize(loss_fn, params, examples, chunk_size=2)
-    else:
-        function = lambda params: jnp.sum(run_program(program, params, examples[0]) ** 2, axis=0)
-        _, jac = structured.linearize(function, params)
-    jacobian = rows(function, params)
+    with jax.enable_x64(True):
+        params, examples = (
+            list(jnp.asarray(rng.standard_normal((2, 3, 3)))),
+            jnp.asarray(rng.standard_normal((4, 3, 3))),
+        )
+        if own_batches:
+            loss_fn = lambda params, x: jnp.sum(run_program(program, params, x) ** 2)
+            function = lambda params: jax.vmap(loss_fn, (None, 0))(params, examples)
+            linearize = lambda params: per_example.linearize(loss_fn, params, examples, chunk_size=2)
+        else:
+            function = lambda params: jnp.sum(run_program(program, params, examples[0]) ** 2, axis=0)
+            linearize = lambda params: structured.linearize(function, params)
+        jacobian = rows(function, params)
+        gram, update = jax.tree.map(np.asarray, jax.jit(lambda params: ask(linearize(params)[1]))(params))
     wanted = jacobian @ jacobian.T
-    lengths = np.sqrt(np.diagonal(wanted))
-    assert np.all(np.abs(undo(*jax.jit(type(jac).scaled_gram)(jac)) - wanted) <= 2e-6 * np.outer(lengths, lengths))
-    assert np.allclose(
-        flat(jac.combine(jnp.ones(len(wanted)))), jacobian.sum(0), atol=1e-5 * np.max(lengths, initial=1)
-    )
+    assert np.all(np.abs(gram - wanted) <= 1e-11 * np.max(np.diagonal(wanted)))
+    assert np.allclose(flat(update), jacobian.sum(0), atol=1e-11 * np.max(np.abs(jacobian)))
 
 
-def undo(gram, exponent):
-    return np.asarray(gram, np.float64) * 4.0 ** float(exponent)
+def ask(jac):
+    return jac.gram(), jac.combine(jnp.ones_like(jac.losses))
 
 
 WIDTH, BATCH = 256, 64
@@ -721,9 +723,9 @@ def test_tasks_cost_passes_through_activations_only():
 
 
 def test_memory_is_activations_per_task_and_no_gradient():
-    """Four layers of 1 MB; a task has 3 arrays of 64 × 512 entries, kept, multiplied and in flight."""
-    used = {num_tasks: megabytes(task_gram, deep_arguments(num_tasks, width=512)) for num_tasks in (4, 16)}
-    kept = 3 * BATCH * 512 * 4 / 2**20
-    assert used[16] - used[4] < 12 * 3 * kept
-    assert megabytes(task_update, deep_arguments(16, width=512)) < used[16] + 8
-    assert megabytes(example_gram, deep_arguments(10)) < 3  # 64 examples' gradients are 48 MB
+    """A task has an eighth of a MB at each of three layers, and a gradient of 12 MB."""
+    args = {num_tasks: deep_arguments(num_tasks, width=1024, batch=32) for num_tasks in (4, 16)}
+    used = {num_tasks: megabytes(task_gram, args[num_tasks]) for num_tasks in args}
+    assert used[16] - used[4] < 12 * 4 * 3 / 8  # kept, multiplied, in flight
+    assert megabytes(task_update, args[16]) < used[16] + 12
+    assert megabytes(example_gram, deep_arguments(10)) < 3  # the gradients of 64 examples are 48 MB
