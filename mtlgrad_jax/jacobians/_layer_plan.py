@@ -21,12 +21,17 @@ class Plan(NamedTuple):
     layers: tuple[tuple[Use, ...], ...]  # uses of the same entries of one leaf
     rows: tuple[int, ...]  # leaves whose rows are formed beside the layers
     large: tuple[int, ...]  # leaves whose rows are formed block by block, with gradients of nothing else
+    sizes: tuple[int, ...]  # entries of every leaf
     report: tuple[str, ...]  # one sentence a leaf
 
     @property
     def uses(self) -> list[Use]:
         """All layers, one by one."""
         return [use for group in self.layers for use in group]
+
+    def count(self) -> tuple[int, int]:
+        """Return how many parameters are in leaves that enter layers, or are not used, and how many there are."""
+        return sum(self.sizes) - sum(self.sizes[leaf] for leaf in self.rows + self.large), sum(self.sizes)
 
     def parts(self, rows: list[jax.Array], deltas: Nested, taps: Nested, own_taps: bool) -> list[Any]:
         """Return what the layers, and the rows formed beside them, contribute to J.
@@ -95,7 +100,8 @@ def make_plan(closed: ClosedJaxpr, num_leaves: int, large_rows: bool) -> Plan:
             reasons.setdefault(leaf, f"enters {len(uses[leaf])} layers that share entries of it in different ways")
     layers = tuple(tuple(group) for leaf in together if leaf not in reasons for group in together[leaf])
     room = sum(math.prod(use.full_shape) for group in layers for use in group)
-    is_large = [not large_rows and jaxpr.invars[leaf].aval.size > room for leaf in range(num_leaves)]
+    sizes = tuple(math.prod(var.aval.shape) for var in jaxpr.invars[:num_leaves])
+    is_large = [not large_rows and size > room for size in sizes]
     rows = tuple(leaf for leaf in sorted(reasons) if not is_large[leaf])
     large = tuple(leaf for leaf in sorted(reasons) if is_large[leaf])
 
@@ -105,7 +111,7 @@ def make_plan(closed: ClosedJaxpr, num_leaves: int, large_rows: bool) -> Plan:
             return f"layer by layer: {len(uses[leaf])} × {', '.join(names)}" if names else "not used"
         return f"{'block by block' if is_large[leaf] else 'row by row'}: {reasons[leaf]}"
 
-    return Plan(layers, rows, large, tuple(map(describe, range(num_leaves))))
+    return Plan(layers, rows, large, sizes, tuple(map(describe, range(num_leaves))))
 
 
 def find_layers(jaxpr: Jaxpr, num_leaves: int) -> tuple[dict[int, list[Use]], dict[int, str]]:

@@ -61,7 +61,9 @@ class Products(NamedTuple):
         places, after = self.right.shape[2:]
         before = self.left.shape[-1]
         room = places * (before + after)
-        return next((count for count in range(1, after) if after % count == 0 and before * after <= count * room), after)
+        return next(
+            (count for count in range(1, after) if after % count == 0 and before * after <= count * room), after
+        )
 
     def _by_places(self):
         kernel = product("hpm,hqm->hpq", self.left, self.left)

@@ -13,7 +13,7 @@ from hypothesis import Phase, strategies
 from jax import lax
 
 import mtlgrad_jax as mtl
-from mtlgrad_jax.jacobians import per_example, stacked, structured
+from mtlgrad_jax.jacobians import automatic, matrix_free, per_example, stacked, structured
 
 KEYS = iter(jax.random.split(jax.random.key(0), 64))
 T, B = 3, 6
@@ -729,3 +729,21 @@ def test_memory_is_activations_per_task_and_no_gradient():
     assert used[16] - used[4] < 12 * 4 * 3 / 8  # kept, multiplied, in flight
     assert megabytes(task_update, args[16]) < used[16] + 12
     assert megabytes(example_gram, deep_arguments(10)) < 3  # the gradients of 64 examples are 48 MB
+
+
+def test_the_automatic_way_follows_its_rule():
+    linearized = lambda function, params: type(automatic.linearize(function, params)[1])
+    assert automatic.choose(simple, DENSE).method == "structured"
+    assert linearized(simple, DENSE) is structured.Structured
+    squared = lambda params: simple(jax.tree.map(jnp.square, params))
+    assert automatic.choose(squared, DENSE).method == "matrix_free"
+    assert linearized(squared, DENSE) is matrix_free.MatrixFree
+    assert_agrees(lambda params: structured.linearize(squared, params), squared, DENSE)
+    kernel = jax.custom_vjp(lambda x: x)
+    kernel.defvjp(lambda x: (x, None), lambda _, cotangent: (jnp.clip(cotangent, -1, 1),))
+    choice = automatic.choose(lambda params: squared(jax.tree.map(kernel, params)), DENSE)
+    assert choice.method == "structured"
+    assert "cannot be transposed" in choice.reason
+    assert automatic.choose(lambda params: (simple(params), "aux"), DENSE, has_aux=True).method == "structured"
+    with pytest.raises(ValueError, match=r"expected losses of shape"):
+        automatic.choose(lambda params: jnp.sum(params["first"]), DENSE)
