@@ -276,7 +276,7 @@ def main(arguments=None):
     parser.add_argument("--only", choices=STUDIES, help="one study")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    rounds, budget = (1, 0) if options.quick else (9, 0.05)
+    rounds, budget = (1, 0) if options.quick else (7, 0.02)
     chosen = [options.only] if options.only else list(STUDIES)
     rows = [
         row for name in chosen for setting in STUDIES[name](options.quick) for row in measure(setting, rounds, budget)

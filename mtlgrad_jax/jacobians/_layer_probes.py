@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
@@ -84,7 +85,8 @@ def inside(equation: JaxprEqn, operands: Sequence[Any], uses: Nested, probes: Ne
         return evaluate(inner.jaxpr, inner.consts, operands, uses, probes)
     if name in CHECKPOINTS:
         run = lambda operands, probes: evaluate(inner, (), operands, uses, probes)
-        return jax.checkpoint(run, prevent_cse=options["prevent_cse"], policy=options["policy"])(operands, probes)
+        prevent_cse = bool(np.any(options["prevent_cse"]))  # JAX also takes one for every operand
+        return jax.checkpoint(run, prevent_cse=prevent_cse, policy=options["policy"])(operands, probes)
     return loop(options, operands, uses, probes)
 
 

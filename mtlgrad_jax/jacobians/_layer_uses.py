@@ -13,7 +13,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 # Entries are moved and nothing else: the gradient is moved back, and inner products of gradients stay as they are.
 REARRANGEMENTS = ("transpose", "reshape", "squeeze", "expand_dims", "rev", "slice", "split", "copy", "copy_p", "name")
-CALLS = ("jit", "pjit", "closed_call")
+CALLS = ("jit", "pjit")
 CHECKPOINTS = ("checkpoint", "remat", "remat2")
 LAYERS = ("dot_general", "conv_general_dilated", "gather", "dynamic_slice")
 
