@@ -713,7 +713,7 @@ def test_examples_cost_one_backward_pass_and_one_more_for_the_update():
 
 
 def test_tasks_cost_passes_through_activations_only():
-    """A forward pass, a third of a plain step for each task, the update; a twenty-fourth for products, twice counted."""
+    """A forward pass, a third of a plain step for each task, the update; for products a 24th, twice counted."""
     for num_tasks in (4, 8, 16):
         args = deep_arguments(num_tasks, width=512)
         limit = 1 + num_tasks * (1 / 3 + 2 / 24)
