@@ -2,7 +2,7 @@
 
     losses ──► J ──gram──► G = JJᵀ ──weighting──► w ──combine──► u = Jᵀw ──► optax
 
-A *Jacobian* holds J and answers `gram()` and `combine(w)`. A *weighting* maps G to w. A *solver*
+A *Jacobian* holds J and answers `gram()`, `combine(w)` and `push(v)`. A *weighting* maps G to w. A *solver*
 is the small convex program inside a weighting, and returns its answer with a certificate.
 """
 
@@ -73,7 +73,9 @@ class Jacobian(Protocol):
 
     def scaled_gram(self) -> tuple[Gram, jax.Array]: ...  # that of 2⁻ᵏJ, and k: zero unless squares leave the range
 
-    def combine(self, weights: Weights) -> PyTree: ...
+    def combine(self, weights: Weights) -> PyTree: ...  # Jᵀw
+
+    def push(self, direction: PyTree) -> jax.Array: ...  # Jv, shape (T,), of a tree like the parameters
 
 
 PER_STEP_EXTRAS = ("losses", "log2_scale", "cross_gram", "previous_batch_losses")

@@ -1,4 +1,4 @@
-"""Ways to hold the Jacobian J; each answers `gram()` and `combine(w)`."""
+"""Ways to hold the Jacobian J; each answers `gram()`, `combine(w)` and `push(v)`."""
 
 from mtlgrad_jax.jacobians import matrix_free, per_example, shared_encoder, stacked
 from mtlgrad_jax.jacobians.separate_losses import separate_value_and_grad

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from mtlgrad_jax.ground.ranges import undo_scale
 from mtlgrad_jax.jacobians._gram_in_blocks import gram_in_blocks
 from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, trainable
+from mtlgrad_jax.jacobians.matrix_free import push_forward
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
 
@@ -36,6 +37,10 @@ class PerExample:
         """Return Jᵀw, the gradient of Σ wᵢLᵢ: one backward pass over the batch, no gradient of an example."""
         return self.where.merge(self.pull_back(weights.astype(self.losses.dtype))[0], self.zeros)
 
+    def push(self, direction: PyTree) -> jax.Array:
+        """Return Jv: one forward sweep over the batch."""
+        return push_forward(lambda seed: self.pull_back(seed)[0], self.losses, self.where.split(direction)[0])
+
 
 def linearize(
     loss_fn: Callable[..., jax.Array],
@@ -60,7 +65,8 @@ def linearize(
         B²/(2·chunk_size) + B/2 of them; None holds all B at once.
 
     Returns:
-      `(losses, jac)`: losses `(B,)`, and J with `jac.gram()` of shape `(B, B)` and `jac.combine(w)`.
+      `(losses, jac)`: losses `(B,)`, and J with `jac.gram()` of shape `(B, B)`, `jac.combine(w)` and
+      `jac.push(v)`.
 
     Raises:
       ValueError: If `chunk_size` is not positive, the examples share no leading axis, or a loss is not a

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_inexact, shapes
+from mtlgrad_jax.ground.meshes import check_axes
 from mtlgrad_jax.ground.ranges import undo_scale
+from mtlgrad_jax.ground.rows import inner_products
 from mtlgrad_jax.jacobians._losses import check_chunk_size, loss_vector, map_in_chunks, trainable
 from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
 from mtlgrad_jax.typing import Gram, PyTree, Weights
@@ -42,6 +44,10 @@ class Stacked(NamedTuple):
         """Return Jᵀw."""
         return combine(self.task_grads, weights)
 
+    def push(self, direction: PyTree) -> jax.Array:
+        """Return Jv."""
+        return push(self.task_grads, direction)
+
 
 def linearize(
     losses_fn: Callable[..., Any], params: PyTree, *args: Any, has_aux: bool = False, chunk_size: int | None = None
@@ -56,7 +62,7 @@ def linearize(
       chunk_size: As in `task_value_and_grad`.
 
     Returns:
-      `(losses, jac)`, or `((losses, aux), jac)`, with `jac.gram()` and `jac.combine(w)`.
+      `(losses, jac)`, or `((losses, aux), jac)`, with `jac.gram()`, `jac.combine(w)` and `jac.push(v)`.
 
     Raises:
       ValueError: As in `task_value_and_grad`.
@@ -233,6 +239,36 @@ def _weighted_sum(leaf, weights, keep):
         precision=lax.Precision.HIGHEST,
         out_sharding=explicit_sharding(wide, tuple(range(1, wide.ndim))),
     ).astype(leaf.dtype)
+
+
+def push(task_grads: PyTree, direction: PyTree, *, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:
+    """Compute how fast every loss changes along a direction, leaf by leaf.
+
+    (Jv)ᵢ = Re⟨gᵢ, v⟩
+
+    Args:
+      task_grads: Leaves `(T, *param_shape)`, as in `gram`.
+      direction: v, leaves `(*param_shape)`; integer leaves are left out.
+      axis_name: As in `gram`.
+
+    Returns:
+      Jv, shape `(T,)`, accumulated in float32, or in float64 if a leaf is. A row that is not finite makes its own
+      entry not finite and no other.
+
+    Raises:
+      ValueError: If the task axis is missing or inconsistent, or gradients differ over a mesh axis that
+        `axis_name` does not name.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> task_grads = {"w": jnp.array([[1.0, 2.0], [0.0, 1.0]]), "b": jnp.array([2.0, 0.0])}
+      >>> mtl.jacobians.stacked.push(task_grads, {"w": jnp.array([1.0, -1.0]), "b": jnp.array(3.0)})
+      Array([ 5., -1.], dtype=float32)
+    """
+    count_tasks(task_grads)
+    check_axes([leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)], axis_name)
+    return inner_products(task_grads, direction, axis_name=axis_name)
 
 
 def task_value_and_grad(
