@@ -30,6 +30,7 @@ from mtlgrad_jax.transforms.gram_methods import (
     sum,
     upgrad,
 )
+from mtlgrad_jax.transforms.guard import GuardState, StepRecord, guard, guard_step
 from mtlgrad_jax.transforms.guided_masking import guided_masking
 from mtlgrad_jax.transforms.imtl_l import imtl_l
 from mtlgrad_jax.transforms.inverse_norm import inverse_norm
@@ -52,6 +53,8 @@ from mtlgrad_jax.transforms.uncertainty import uncertainty
 __all__ = [
     "AccumulateState",
     "AggregateState",
+    "GuardState",
+    "StepRecord",
     "accumulate",
     "adam_relu_l2",
     "aggregate",
@@ -75,6 +78,8 @@ __all__ = [
     "graddrop",
     "gradnorm",
     "gradvac",
+    "guard",
+    "guard_step",
     "guided_masking",
     "imtl_g",
     "imtl_l",
