@@ -65,6 +65,15 @@ class RowMethod(NamedTuple):
     needs_num_tasks: bool = True
 
 
+class StepRecord(NamedTuple):
+    """What the last step does to the tasks, Δ being the updates with the sign turned; zero before the first."""
+
+    cosines_before: jax.Array  # (T,), cos(gᵢ, Δ) of the inner optimiser's step
+    cosines_after: jax.Array  # (T,), cos(gᵢ, Δ′) of the step that is taken
+    multipliers: jax.Array  # (T,), x ≥ 0, zero where a task did not object
+    certificate: jax.Array  # (), deepest violation left, relative to ‖gᵢ‖‖Δ‖; infinite if there was no telling
+
+
 @runtime_checkable
 class Jacobian(Protocol):
     """A way to hold J without promising to store it."""

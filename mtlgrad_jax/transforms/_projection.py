@@ -18,21 +18,12 @@ from mtlgrad_jax.ground.rows import largest_per_row, scale_tree
 from mtlgrad_jax.solvers import min_norm, nnls
 from mtlgrad_jax.transforms._metric import Euclidean, Metric
 from mtlgrad_jax.transforms._rows_over_mesh import widen
-from mtlgrad_jax.typing import Gram, PyTree
+from mtlgrad_jax.typing import Gram, PyTree, StepRecord
 
 MAX_PROJECTIONS = 5
 TOLERANCE = 8  # a cosine in rounding units: an inner product of long vectors is not known better
 RESOLUTION = 64  # the same, in units of the coarsest leaf: what the repetitions must have reached
 RIDGE = 4  # on the diagonal, in rounding units for every other task: repetitions converge although G is rounded
-
-
-class StepRecord(NamedTuple):
-    """What the last step does to the tasks, Δ being the updates with the sign turned; zero before the first."""
-
-    cosines_before: jax.Array  # (T,), cos(gᵢ, Δ) of the inner optimiser's step
-    cosines_after: jax.Array  # (T,), cos(gᵢ, Δ′) of the step that is taken
-    multipliers: jax.Array  # (T,), x ≥ 0, zero where a task did not object
-    certificate: jax.Array  # (), deepest violation left, relative to ‖gᵢ‖‖Δ‖; infinite if there was no telling
 
 
 class Margins(NamedTuple):

@@ -12,10 +12,10 @@ from mtlgrad_jax.ground.leaves import is_inexact, shapes
 from mtlgrad_jax.ground.meshes import split_axes
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.transforms._metric import check_metric, metric_of
-from mtlgrad_jax.transforms._projection import Margins, StepRecord, project
+from mtlgrad_jax.transforms._projection import Margins, project
 from mtlgrad_jax.transforms._rows_over_mesh import rows_and_gram
 from mtlgrad_jax.transforms.accumulate import AccumulateState
-from mtlgrad_jax.typing import Jacobian, PyTree
+from mtlgrad_jax.typing import Jacobian, PyTree, StepRecord
 
 
 class GuardState(NamedTuple):
