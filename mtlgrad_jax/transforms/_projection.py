@@ -23,7 +23,7 @@ from mtlgrad_jax.typing import Gram, PyTree, StepRecord
 MAX_PROJECTIONS = 5
 TOLERANCE = 8  # a cosine in rounding units: an inner product of long vectors is not known better
 RESOLUTION = 64  # the same, in units of the coarsest leaf: what the repetitions must have reached
-RIDGE = 4  # on the diagonal, in rounding units for every other task: repetitions converge although G is rounded
+RIDGE = 4  # on the diagonal, in rounding units: repetitions converge although G is rounded
 
 
 class Margins(NamedTuple):
@@ -86,8 +86,8 @@ def project(
 
     def change(step):
         quadratic = jnp.where(kept[:, None] & kept[None, :], metric.gram(jac, gram, log2_scale), 0)
-        ridge = RIDGE * (kept.shape[0] - 1) * jnp.finfo(gram.dtype).eps
-        quadratic = quadratic + ridge * _diagonal(quadratic)
+        if kept.shape[0] > 1:
+            quadratic = quadratic + RIDGE * jnp.finfo(gram.dtype).eps * _diagonal(quadratic)
         return _descend(jac, step, before, quadratic, bounds, lengths, log2_scale, kept, metric, axis_name)
 
     def keep(step):
@@ -142,7 +142,8 @@ def _measure(jac, step, lengths, log2_scale, axis_name):
     info = jnp.finfo(plain.size.dtype)
     least = jnp.min(jnp.where(lengths > 0, lengths, jnp.inf)) * plain.size
     short = scale_by_power_of_two(least, log2_scale) < info.tiny / info.eps
-    short = short | (plain.size < (info.tiny / info.eps) ** 0.5)
+    short = short | (plain.size < (info.tiny / info.eps) ** 0.5) | (log2_scale != 0)
+    long = ~jnp.isfinite(plain.size) | jnp.any(~jnp.isfinite(plain.products) & (lengths > 0))
 
     def measure_again(step):
         leaves = [leaf[None] for leaf in jax.tree.leaves(step) if is_inexact(leaf)]
@@ -150,7 +151,7 @@ def _measure(jac, step, lengths, log2_scale, axis_name):
         exponent = exponent_of(jnp.where(jnp.isfinite(largest), largest, 0)) + 0 * log2_scale
         return _in_units(jac, scale_tree(step, -exponent), log2_scale, exponent, axis_name)
 
-    return lax.cond(short | ~jnp.isfinite(plain.size), measure_again, lambda step: plain, step)
+    return lax.cond(short | long, measure_again, lambda step: plain, step)
 
 
 def _in_units(jac, unit_step, log2_scale, exponent, axis_name):

@@ -180,11 +180,14 @@ def _kept(protected, present, num_tasks):
 
 
 def _mask(protected, num_tasks):
-    if hasattr(protected, "dtype") or all(isinstance(entry, bool) for entry in protected):
-        if jnp.shape(protected) == (num_tasks,) and jnp.result_type(protected) == jnp.bool_:
+    if not hasattr(protected, "dtype") and all(isinstance(entry, bool) for entry in protected) and len(protected):
+        protected = np.array(protected)
+    if hasattr(protected, "dtype"):
+        if protected.dtype == bool and protected.shape == (num_tasks,):
             return jnp.asarray(protected)
     elif all(-num_tasks <= number < num_tasks for number in protected):
-        return jnp.asarray(np.isin(np.arange(num_tasks), np.mod(protected, num_tasks)))
+        numbers = [number % num_tasks for number in protected]
+        return jnp.array([number in numbers for number in range(num_tasks)])
     raise ValueError(
         f"expected protected to hold the numbers of some of {num_tasks} tasks, or {num_tasks} booleans, "
         f"got {protected!r}."

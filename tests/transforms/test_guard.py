@@ -1,6 +1,7 @@
 """The promise of the step that is taken: SciPy's answer to the same program, at any scale, behind any optimiser."""
 
 import itertools
+from functools import partial
 
 import chex
 import jax
@@ -36,9 +37,17 @@ def with_second_moment(step, nu):
 
 def guarded(task_grads, step, **options):
     """Return Δ′ and the record for Δ = `step`."""
-    tx = mtl.guard(returning(-step), task_grads.shape[0], **options)
-    updates, state = jax.jit(tx.update)(task_grads, tx.init(step))
-    return -updates, state.step
+    fixed = {name: value for name, value in options.items() if not hasattr(value, "dtype")}
+    given = {name: value for name, value in options.items() if hasattr(value, "dtype")}
+    return _guarded(tuple(sorted(fixed.items())), task_grads, step, given)
+
+
+@partial(jax.jit, static_argnums=0)
+def _guarded(fixed, task_grads, step, given):
+    negative = jax.tree.map(jnp.negative, step)
+    tx = mtl.guard(returning(negative), jax.tree.leaves(task_grads)[0].shape[0], **dict(fixed), **given)
+    updates, state = tx.update(task_grads, tx.init(step))
+    return jax.tree.map(jnp.negative, updates), state.step
 
 
 def oracle(task_grads, step, scales, bounds=0.0):
@@ -67,11 +76,11 @@ def against(task_grads, seed=1):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("num_tasks", [1, 2, 3, 8, 64])
-@pytest.mark.parametrize("name", ["gaussian", "correlated", "opposed", "spread_4", "huge", "minute"])
+@pytest.mark.parametrize("num_tasks", [1, 2, 8, 64])
+@pytest.mark.parametrize("name", ["opposed", "spread_4", "minute"])
 def test_is_the_projection_that_scipy_finds_in_float64(name, num_tasks, metric):
     task_grads = draw(name, num_tasks)
-    step = against(task_grads)
+    step = next(s for s in map(partial(against, task_grads), range(99)) if np.min(cosines(task_grads, s)) < -0.01)
     nu = np.random.default_rng(2).uniform(0.01, 1, step.shape).astype(np.float32)
     optimizer = with_second_moment(jnp.asarray(-step), jnp.asarray(nu))
     tx = mtl.guard(optimizer, num_tasks, metric=metric)
@@ -82,8 +91,6 @@ def test_is_the_projection_that_scipy_finds_in_float64(name, num_tasks, metric):
     wanted = oracle(task_grads, step, scales)
     assert np.linalg.norm(-updates - wanted) < 1e-5 * np.linalg.norm(step)
     assert state.step.certificate < 1e-5 and np.min(cosines(task_grads, -updates)) > -1e-5
-    if num_tasks > 1:
-        assert np.min(cosines(task_grads, step)) < -1e-3, "nothing was asked"
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12, 1e25])
@@ -99,7 +106,7 @@ def test_scales_of_gradients_and_step_do_not_matter(scale, length):
 
 
 @pytest.mark.parametrize("name", [*BENIGN, *DEGENERATE])
-@pytest.mark.parametrize("num_tasks", [1, 2, 5, 16])
+@pytest.mark.parametrize("num_tasks", [1, 2, 5])
 def test_no_step_hurts_on_any_jacobian(name, num_tasks):
     task_grads = draw(name, num_tasks)
     for seed in range(3):
@@ -112,16 +119,18 @@ def test_no_step_hurts_on_any_jacobian(name, num_tasks):
         assert np.linalg.norm(taken) <= np.linalg.norm(step) * (1 + 1e-5)
 
 
+@pytest.mark.standard_promotion
 def test_deterministic_quadratics_never_go_uphill_near_their_front():
     """Float32 loses the cone where gradients nearly oppose each other; then the step is refined, or stands still."""
-    for seed, (num_tasks, num_params) in itertools.product(range(3), [(2, 2), (2, 6), (3, 5)]):
+    for seed, (num_tasks, num_params) in itertools.product(range(2), [(2, 2), (3, 5)]):
         rng = np.random.default_rng(seed)
         roots = jnp.asarray(rng.standard_normal((num_tasks, num_params, num_params)), jnp.float32)
         centres = jnp.asarray(rng.standard_normal((num_tasks, num_params)), jnp.float32)
         losses_fn = lambda x: jnp.sum(jnp.einsum("tij,tj->ti", roots, x[None] - centres) ** 2, axis=1)  # noqa: B023
+        start = jnp.asarray(rng.standard_normal(num_params), jnp.float32)
         chain = optax.chain(mtl.mgda(), optax.adam(0.05))
 
-        def run(tx, losses_fn=losses_fn, start=jnp.asarray(rng.standard_normal(num_params), jnp.float32)):
+        def run(tx, losses_fn=losses_fn, start=start):
             def step(carry, _):
                 x, state = carry
                 task_grads = jax.jacrev(losses_fn)(x)
@@ -245,12 +254,11 @@ def test_complex_leaves_and_integers():
     normal = lambda *shape: jnp.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape), jnp.complex64)
     task_grads = {"z": normal(3, 8), "n": jnp.zeros((3, 2), jnp.int32)}
     step = {"z": -jnp.sum(task_grads["z"], axis=0) + normal(8), "n": jnp.zeros(2, jnp.int32)}
-    tx = mtl.guard(returning(jax.tree.map(jnp.negative, step)), 3)
-    updates, _ = jax.jit(tx.update)(task_grads, tx.init(step))
+    taken, _ = guarded(task_grads, step)
     both = lambda z: np.concatenate([np.real(z), np.imag(z)], axis=-1)
     wanted = oracle(both(task_grads["z"]), both(step["z"]), np.ones(16))
-    np.testing.assert_allclose(both(-updates["z"]), wanted, atol=1e-5)
-    assert updates["n"].dtype == jnp.int32
+    np.testing.assert_allclose(both(taken["z"]), wanted, atol=1e-5)
+    assert taken["n"].dtype == jnp.int32
 
 
 @pytest.mark.standard_promotion
@@ -321,19 +329,17 @@ def test_a_shared_representation_is_guarded_at_the_parameters():
 
 
 def train(tx, num_steps=40, start=START, params_of=lambda params: params):
-    """Return the worst cosine of the steps of the parameters, on losses that need not rise."""
-    params, state, worst = start, tx.init(start), []
-    step = jax.jit(
-        lambda params, state: tx.update(mtl.task_value_and_grad(LOSSES)(params_of(params))[1], state, params)
-    )
-    for _ in range(num_steps):
+    """Return the worst cosine of the steps of the parameters, and the last state."""
+
+    def step(carry, _):
+        params, state = carry
         _, task_grads = mtl.task_value_and_grad(LOSSES)(params_of(params))
-        updates, state = step(params, state)
+        updates, state = tx.update(task_grads, state, params)
         moved = optax.apply_updates(params, updates)
-        difference = jax.tree.map(jnp.subtract, params_of(moved), params_of(params))
-        worst.append(float(jnp.min(mtl.diagnostics.step_cosines(task_grads, difference))))
-        params = moved
-    return np.array(worst), state
+        return (moved, state), jnp.min(mtl.diagnostics.step_cosines(task_grads, params_of(updates)))
+
+    (_, state), worst = jax.jit(lambda: jax.lax.scan(step, (start, tx.init(start)), length=num_steps))()
+    return np.asarray(worst), state
 
 
 def tasks():
@@ -376,7 +382,7 @@ def test_guard_around(name):
     plain, _ = train(with_extras(INSIDE[name]()))
     ours, state = train(with_extras(mtl.guard(INSIDE[name](), 3)))
     assert np.sum(plain < -1e-3) > 3
-    assert np.min(ours) > -2e-5  # the difference of two float32 vectors of parameters
+    assert np.min(ours) > -1e-5
     assert mtl.diagnostics.read_step(state).certificate < 1e-5
 
 
@@ -386,7 +392,7 @@ def test_guard_around(name):
 )
 def test_the_second_moment_is_found_in(name):
     ours, _ = train(mtl.guard(INSIDE[name](), 3, metric="optimizer"))
-    assert np.min(ours) > -2e-5
+    assert np.min(ours) > -1e-5
 
 
 OUTSIDE = {  # what guard may be wrapped in
@@ -403,7 +409,7 @@ OUTSIDE = {  # what guard may be wrapped in
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_guard_inside(name):
     ours, _ = train(OUTSIDE[name]())
-    assert np.min(ours) > -2e-5
+    assert np.min(ours) > -1e-5
 
 
 @pytest.mark.standard_promotion
@@ -424,7 +430,7 @@ def test_lookahead_outside_guards_the_fast_steps():
     start = optax.LookaheadParams.init_synced(START)
     ours, _ = train(tx, start=start, params_of=lambda params: params.fast)
     between = np.arange(len(ours)) % 5 != 4
-    assert np.min(ours[between]) > -2e-5 and np.min(ours) < -1e-3
+    assert np.min(ours[between]) > -1e-5 and np.min(ours) < -1e-3
 
 
 @pytest.mark.standard_promotion
