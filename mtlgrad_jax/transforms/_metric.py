@@ -30,6 +30,11 @@ class Euclidean(NamedTuple):
         """Return D times a tree."""
         return tree
 
+    def of_leaves(self, change: Callable[[jax.Array], jax.Array]) -> "Euclidean":
+        """Return the metric of a list of leaves, each of them changed."""
+        del change  # unused
+        return self
+
 
 class Diagonal(NamedTuple):
     """D, not negative, like the parameters."""
@@ -48,6 +53,10 @@ class Diagonal(NamedTuple):
     def apply(self, tree: PyTree) -> PyTree:
         """Return D times a tree."""
         return jax.tree.map(_times, self.scales, tree)
+
+    def of_leaves(self, change: Callable[[jax.Array], jax.Array]) -> "Diagonal":
+        """Return the metric of a list of leaves, each of them changed."""
+        return Diagonal([change(leaf) for leaf in jax.tree.leaves(self.scales)])
 
 
 Metric = Euclidean | Diagonal

@@ -11,13 +11,14 @@ import numpy as np
 from jax import lax
 
 from mtlgrad_jax.ground.grams import normalize_rows, reciprocal, row_norms
-from mtlgrad_jax.ground.leaves import cast_like, contract, is_inexact, widest
+from mtlgrad_jax.ground.leaves import as_matrix, cast_like, contract, is_inexact, widest
 from mtlgrad_jax.ground.meshes import AxisName, sum_of_pieces
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.ground.rows import largest_per_row, scale_tree
+from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.solvers import min_norm, nnls
 from mtlgrad_jax.transforms._metric import Euclidean, Metric
-from mtlgrad_jax.transforms._rows_over_mesh import widen
+from mtlgrad_jax.transforms._rows_over_mesh import RowsOverMesh, widen
 from mtlgrad_jax.typing import Gram, PyTree, StepRecord
 
 MAX_PROJECTIONS = 5
@@ -102,6 +103,43 @@ def project(
         certificate=jnp.where(known, jnp.maximum(_deepest(after, bounds, lengths, before.size, kept), 0), jnp.inf),
     )
     return step, record
+
+
+def project_rows(
+    task_grads: PyTree,
+    step: PyTree,
+    kept: jax.Array,
+    *,
+    margins: Margins = HURT_NOBODY,
+    metric: Metric = EUCLIDEAN,
+    axis_name: AxisName = None,
+) -> tuple[PyTree, StepRecord]:
+    """Do as `project` for stacked gradients; a Gram matrix that the method inside computes too is computed once.
+
+    On a lone device, where no leaf can be sharded, the leaves become matrices before the branches that read them,
+    as for the Gram matrix: in a branch XLA would copy leaves that lie transposed once more.
+
+    Args:
+      task_grads: Leaves `(T, *param_shape)`.
+      step: As in `project`.
+      kept: As in `project`.
+      margins: As in `project`.
+      metric: As in `project`.
+      axis_name: As in `project`.
+
+    Returns:
+      As `project`.
+    """
+    gram, log2_scale = stacked.scaled_gram(task_grads, axis_name=axis_name)
+    leaves, treedef = jax.tree.flatten(step)
+    rows = jax.tree.leaves(task_grads)
+    flatten = (lambda leaf: leaf.reshape(-1)) if jax.device_count() == 1 else (lambda leaf: leaf)
+    if jax.device_count() == 1:
+        rows = [as_matrix(leaf) for leaf in rows]
+    jac = RowsOverMesh(rows, jnp.isfinite(jnp.diagonal(gram)), axis_name)
+    options = {"margins": margins, "metric": metric.of_leaves(flatten), "axis_name": axis_name}
+    taken, record = project(jac, gram, log2_scale, [flatten(leaf) for leaf in leaves], kept, **options)
+    return treedef.unflatten([new.reshape(leaf.shape) for new, leaf in zip(taken, leaves, strict=True)]), record
 
 
 def _descend(jac, step, before, quadratic, bounds, lengths, log2_scale, kept, metric, axis_name):

@@ -48,12 +48,6 @@ class RowsOverMesh(NamedTuple):
         return cross_products(left, self.task_grads, axis_name=self.axis_name)
 
 
-def rows_and_gram(task_grads: PyTree, axis_name: AxisName) -> tuple[RowsOverMesh, Gram, jax.Array]:
-    """Return the rows, and G and k as `stacked.scaled_gram` does; one that a method computed too is computed once."""
-    gram, log2_scale = stacked.scaled_gram(task_grads, axis_name=axis_name)
-    return RowsOverMesh(task_grads, jnp.isfinite(jnp.diagonal(gram)), axis_name), gram, log2_scale
-
-
 def widen(leaf: jax.Array) -> jax.Array:
     """Return a half-precision leaf in float32."""
     if not is_inexact(leaf):

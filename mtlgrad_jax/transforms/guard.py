@@ -12,8 +12,7 @@ from mtlgrad_jax.ground.leaves import is_inexact, shapes
 from mtlgrad_jax.ground.meshes import split_axes
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.transforms._metric import check_metric, metric_of
-from mtlgrad_jax.transforms._projection import Margins, project
-from mtlgrad_jax.transforms._rows_over_mesh import rows_and_gram
+from mtlgrad_jax.transforms._projection import Margins, project, project_rows
 from mtlgrad_jax.transforms.accumulate import AccumulateState
 from mtlgrad_jax.typing import Jacobian, PyTree, StepRecord
 
@@ -99,13 +98,12 @@ def guard(
         extras = extra_args if present is None else dict(extra_args, present=present)
         increments, inner = optimizer.update(updates, state.inner, params, **extras)
         _check_increments(increments, updates)
-        step = jax.tree.map(jnp.negative, increments)
-        taken, record = project(
-            *rows_and_gram(updates, axis_name),
-            step,
+        taken, record = project_rows(
+            updates,
+            jax.tree.map(jnp.negative, increments),
             _kept(protected, present, actual),
             margins=margins,
-            metric=metric_of(metric, inner, step, axis_name),
+            metric=metric_of(metric, inner, increments, axis_name),
             axis_name=axis_name,
         )
         if num_tasks is not None:

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.leaves import is_inexact
-from mtlgrad_jax.transforms._projection import project
-from mtlgrad_jax.transforms._rows_over_mesh import rows_and_gram
+from mtlgrad_jax.transforms._projection import project_rows
 
 SCOPES = ("tree", "leaf")
 
@@ -60,12 +59,8 @@ def relu_l2_project(
         floating = [index for index, leaf in enumerate(leaves) if is_inexact(leaf)]
         for group in [[index] for index in floating] if scope == "leaf" else [floating] * bool(floating):
             rows = [thetas[index].astype(leaves[index].dtype)[None] for index in group]
-            projected, _ = project(
-                *rows_and_gram(rows, axis_name),
-                [leaves[index] for index in group],
-                jnp.ones(1, bool),
-                axis_name=axis_name,
-            )
+            step = [leaves[index] for index in group]
+            projected, _ = project_rows(rows, step, jnp.ones(1, bool), axis_name=axis_name)
             for index, leaf in zip(group, projected, strict=True):
                 leaves[index] = leaf
         return jax.tree.unflatten(treedef, leaves), state

@@ -453,8 +453,9 @@ def test_what_steps_once_for_several_updates_is_refused_and_so_is_what_changes_t
 
 @pytest.mark.standard_promotion
 def test_a_metric_that_is_not_there_is_missed():
-    for name in ("lion", "muon"):
-        tx = mtl.guard(INSIDE[name](), metric="optimizer")
+    half = optax.partition({"w": ADAM(), "b": optax.chain(tasks(), optax.sgd(0.1))}, {"w": "w", "b": "b"})
+    for optimizer in (INSIDE["lion"](), half, optax.chain(ADAM(), optax.scale_by_rms())):
+        tx = mtl.guard(optimizer, metric="optimizer")
         with pytest.raises(ValueError, match="one second moment `nu` for every parameter"):
             train(tx, 1)
     with pytest.raises(ValueError, match="expected metric to be one of euclidean, optimizer or a function"):
