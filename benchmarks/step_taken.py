@@ -2,7 +2,47 @@
 
     python -m benchmarks.step_taken [--quick] [--out FOLDER]
 
-HEADER
+A step hurts if its cosine with the gradient of a protected task on its own batch is below -1e-5; "where it rose"
+evaluates that loss again behind the step, on the same batch. Digits: class, parity and size of scikit-learn's digits
+from one hidden layer, 300 steps with 64 images. Noisy labels: 40 % wrong labels as the primary, a hundred clean images,
+all of them in every step, as the auxiliary, 300 steps of `primary_aux`. Burgers' equation as in `burgers.py`, three
+losses, 60 steps of ConFIG. Rate 1e-3 (sgd 1e-1, momentum 2e-2, lion 3e-4, muon 5e-3), three seeds. Digits with Adam:
+mean, mgda, upgrad, primary_aux and conflict_free, the optimiser's metric for the first two; with momentum mgda and
+primary_aux; elsewhere mgda. Held-out loss: mean over tasks, relative to the plain run of the same seed, mean and spread.
+
+Shares of steps, mean over seeds and methods (jax 0.10.2, CPU):
+
+                                steps that hurt          where it rose        worst cosine  held-out loss, of plain
+                               plain   eucl.    opt.   plain   eucl.    opt.   plain   guard       eucl.        opt.
+    digits, adam               0.076   0.000   0.000   0.079   0.074   0.091   -0.21  -1e-07  0.999 ±0.00  0.999 ±0.00
+    burgers, adam              0.833   0.000           0.867   0.861           -0.64  -9e-07  1.148 ±0.19
+    noisy labels, adam         0.010   0.000   0.000   0.012   0.012   0.012   -0.03  -3e-08  1.000 ±0.00  1.000 ±0.00
+    digits, momentum           0.243   0.000           0.252   0.184           -0.43  -4e-07  1.002 ±0.01
+    digits, lion               0.001   0.000           0.001   0.001           -0.00   4e-09  1.000 ±0.00
+    digits, muon               0.012   0.000           0.013   0.013           -0.08  -5e-08  0.999 ±0.00
+    digits, rmsprop            0.000   0.000           0.000   0.000            0.10   1e-01  1.000 ±0.00
+    digits, adamw              0.098   0.000           0.102   0.093           -0.19  -1e-07  1.001 ±0.00
+    digits, sgd                0.000   0.000           0.000   0.000            0.14   1e-01  1.000 ±0.00
+    noisy labels, momentum     0.171   0.000           0.256   0.309           -0.31  -2e-07  0.978 ±0.01
+    noisy labels, lion         0.000   0.000           0.000   0.000            0.21   2e-01  1.000 ±0.00
+    noisy labels, muon         0.014   0.000           0.019   0.021           -0.04  -3e-08  0.999 ±0.00
+
+The clean loss of noisy labels is deterministic, so the promise is about the loss itself. The sum of all its rises over
+runs of Adam of one length in time, 100 steps at 4e-3 to 800 at 5e-4:
+
+    rises of the clean loss       rate 4e-03      rate 2e-03      rate 1e-03      rate 5e-04
+    plain                      0.0433 ±0.0329   0.0179 ±0.0060   0.0025 ±0.0005   0.0020 ±0.0010
+    euclidean                  0.0172 ±0.0110   0.0074 ±0.0027   0.0013 ±0.0004   0.0004 ±0.0002
+    optimizer                  0.0175 ±0.0116   0.0075 ±0.0028   0.0014 ±0.0004   0.0005 ±0.0002
+
+Outcome: the promise is kept in every guarded cell, where plain steps hurt in up to 83 % of the steps (Burgers), 24 %
+(momentum) and 8 to 10 % (Adam). What it buys is the first order and no more: the share of steps in which a loss
+really rose hardly falls, since a step along the edge of the cone leaves the loss to its curvature; the rises become
+shorter, half to a quarter of the plain ones, and vanish faster than the rate (8 times smaller steps: 38 times smaller
+sum; plain 22, because conflicts become rarer too). No step stood still. Held-out losses are the same to .2 %, 2 %
+better for noisy labels behind momentum, and 15 % worse on Burgers' equation after these few steps: there the guard
+costs. Not run for lack of time: Burgers with other methods and in longer runs, `mean` behind the other optimisers, the
+optimiser's metric behind adamw and rmsprop. `momentum_conflict_free` takes one gradient per step: no stack to guard by.
 """
 
 import argparse
@@ -208,10 +248,11 @@ def table(rows):
         cells += [f"{worst[0]:8.2f}", f"{worst[1]:8.0e}"]
         for guard in GUARDS[1:]:
             ratios = [
-                np.mean(ours["held out"]) / np.mean(plain["held out"])
-                for ours, plain in zip(of[guard], of["plain"], strict=False)
+                np.mean(ours["held out"], axis=1) / np.mean(plain["held out"], axis=1)
+                for ours, plain in itertools.product(of[guard], of["plain"])
+                if ours["method"] == plain["method"]
             ]
-            cells.append(f"{np.mean(ratios):7.3f} ±{np.std(ratios):.2f}" if ratios else f"{'':12s}")
+            cells.append(f"{np.mean(ratios):7.3f} ±{np.std(ratios):.2f}" if len(ratios) else f"{'':12s}")
         lines.append(f"{problem + ', ' + name:24s}" + "".join(cells))
     return "\n".join(line.rstrip() for line in lines)
 
@@ -233,11 +274,10 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     plan = [
         (cells(["digits"], METHODS, ["adam"]), 300),
-        (cells(["noisy labels"], ["primary_aux"], ["adam"]), 300),
+        (cells(["noisy labels"], ["primary_aux"], ["adam", "momentum", "lion", "muon"]), 300),
         (cells(["digits"], ["mean", "mgda", "primary_aux"], ["momentum", "lion", "muon"]), 300),
-        (cells(["burgers"], ["mean", "conflict_free"], ["adam"]), 100),
         (cells(["digits"], ["mgda"], ["sgd", "rmsprop", "adamw"]), 300),
-        (cells(["noisy labels"], ["primary_aux"], ["momentum", "lion", "muon"]), 300),
+        (cells(["burgers"], ["mean", "conflict_free"], ["adam"]), 60),
     ]
     num_seeds, rates, length = 3, (4e-3, 2e-3, 1e-3, 5e-4), 100
     if options.quick:
