@@ -8,7 +8,7 @@ from one hidden layer, 300 steps with 64 images. Noisy labels: 40 % wrong labels
 all of them in every step, as the auxiliary, 300 steps of `primary_aux`. Burgers' equation as in `burgers.py`, three
 losses, 60 steps of ConFIG. Rate 1e-3 (sgd 1e-1, momentum 2e-2, lion 3e-4, muon 5e-3), three seeds. Digits with Adam:
 mean, mgda, upgrad, primary_aux and conflict_free, the optimiser's metric for the first two; with momentum mgda and
-primary_aux; elsewhere mgda. Held-out loss: mean over tasks, relative to the plain run of the same seed, mean and spread.
+primary_aux; elsewhere mgda. Held-out loss: mean over tasks relative to the plain run of the same seed, mean and spread.
 
 Shares of steps, mean over seeds and methods (jax 0.10.2, CPU):
 
