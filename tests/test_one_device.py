@@ -11,7 +11,14 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize(
-    "name", ["jacobians/test_stacked.py", "transforms/test_aggregate.py", "test_random_trees.py", "test_faults.py"]
+    "name",
+    [
+        "jacobians/test_stacked.py",
+        "transforms/test_aggregate.py",
+        "transforms/test_guard.py",
+        "test_random_trees.py",
+        "test_faults.py",
+    ],
 )
 def test_passes_with_one_device_too(name):
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
