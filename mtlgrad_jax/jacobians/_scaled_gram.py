@@ -1,19 +1,23 @@
-"""The Gram matrix of a list of leaves: within the range of float32, and over the devices of a mesh."""
+"""The Gram matrix of a list of leaves: within the range of its type, and over the devices of a mesh."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from mtlgrad_jax.ground.leaves import as_matrix, at_once, contract_matrices, parts, widest
-from mtlgrad_jax.ground.meshes import AxisName, check_axes, sum_of_pieces
+from mtlgrad_jax.ground.leaves import as_matrix, at_once, contract, in_slices, join, map_parts, parts, widest
+from mtlgrad_jax.ground.meshes import AxisName, check_axes, sum_of_pieces, varying_axes
 from mtlgrad_jax.ground.ranges import exponent_of, powers_of_two
-from mtlgrad_jax.ground.rows import largest_per_row
 from mtlgrad_jax.typing import Gram
+
+LAST = 4  # trials: as it is, scaled down, scaled up, and in the unit that the three have shown
 
 
 @partial(jax.jit, static_argnames="axis_name")
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def scaled_gram_of(leaves: list[jax.Array], axis_name: AxisName) -> tuple[Gram, jax.Array]:
     """Compute the Gram matrix of 2⁻ᵏJ and k; see `stacked.scaled_gram`, which checks the task axis.
 
@@ -30,30 +34,101 @@ def scaled_gram_of(leaves: list[jax.Array], axis_name: AxisName) -> tuple[Gram, 
     check_axes(leaves, axis_name)
     leaves = [part for leaf in leaves for part in parts(leaf)]
     if jax.device_count() > 1:
-        return _scaled_gram(leaves, at_once, axis_name)
+        return _leaf_by_leaf(leaves, axis_name)
     return lax.platform_dependent(
         leaves,
-        cpu=lambda leaves: _scaled_gram([as_matrix(leaf) for leaf in leaves], contract_matrices, axis_name),
-        default=lambda leaves: _scaled_gram(leaves, at_once, axis_name),
+        cpu=lambda leaves: _joined(leaves, axis_name),
+        default=lambda leaves: _leaf_by_leaf(leaves, axis_name),
     )
 
 
-def _scaled_gram(leaves, product, axis_name):
+@scaled_gram_of.__wrapped__.defjvp
+def _derivative(axis_name, primals, tangents):
+    (leaves,), (moves,) = primals, tangents
+    gram, exponent = scaled_gram_of(leaves, axis_name)
+    first, second = powers_of_two(-exponent, gram.dtype)
+
+    def scale(leaf):
+        return map_parts(lambda part: part.astype(gram.dtype) * first * second, leaf)
+
+    products = [contract(scale(leaf), scale(move), 1) for leaf, move in zip(leaves, moves, strict=True)]
+    half = sum_of_pieces(products, axis_name)
+    return (gram, exponent), (half + half.T, np.zeros((), jax.dtypes.float0))
+
+
+def _joined(leaves, axis_name):
+    """Multiply small leaves together and long ones slice by slice, for a lone CPU.
+
+    Each of them is copied into the cache anyway, so the power of two costs nothing there, and one piece of code does
+    for ordinary gradients and for the rescue.
+    """
+    dtype = widest(leaves)
+    matrices = [as_matrix(leaf) for leaf in leaves]
+    bundles = join(matrices)
+
+    def gram_of(exponent):
+        first, second = powers_of_two(-exponent, dtype)
+
+        def product(*rows):
+            scaled = lax.concatenate(rows, 1).astype(dtype) * first * second
+            return at_once(scaled, scaled)
+
+        return sum_of_pieces([in_slices(product, *bundle) for bundle in bundles], axis_name)
+
+    one_of_each = {varying_axes(rows): rows[:, :0].astype(dtype) for rows in matrices}
+    zeros = sum_of_pieces([at_once(none, none) for none in one_of_each.values()], axis_name)
+    end = _try_until_in_range(gram_of, _Trial.before(zeros))
+    return end.gram, end.exponent
+
+
+def _leaf_by_leaf(leaves, axis_name):
+    """Multiply each leaf as it lies, for leaves that may be split over devices: nothing is joined, cut or reshaped."""
     dtype = widest(leaves)
 
-    def gram_of(leaves):
-        return sum_of_pieces([product(leaf, leaf).astype(dtype) for leaf in leaves], axis_name)
-
-    def rescale(plain):
-        exponent = exponent_of(_largest(leaves, dtype, axis_name)) + 1
+    def gram_of(exponent):
         first, second = powers_of_two(-exponent, dtype)
-        return gram_of([leaf.astype(dtype) * first * second for leaf in leaves]), exponent + _zero(plain)
+        scaled = [leaf.astype(dtype) * first * second for leaf in leaves]
+        return sum_of_pieces([at_once(leaf, leaf) for leaf in scaled], axis_name)
 
-    def keep(plain):
-        return plain, _zero(plain)
+    plain = sum_of_pieces([at_once(leaf, leaf).astype(dtype) for leaf in leaves], axis_name)
+    trial = _Trial.before(plain).judge(plain)
+    # A loop alone would do, but a TPU lays J out anew for one, needed or not; under `vmap` the loop alone counts.
+    end = lax.cond(trial.done, lambda trial: trial, partial(_try_until_in_range, gram_of), trial)
+    return end.gram, end.exponent
 
-    plain = gram_of(leaves)
-    return lax.cond(out_of_range(jnp.diagonal(plain)), rescale, keep, plain)
+
+def _try_until_in_range(gram_of, trial):
+    return lax.while_loop(lambda trial: ~trial.done, lambda trial: trial.judge(gram_of(trial.exponent)), trial)
+
+
+class _Trial(NamedTuple):
+    """A Gram matrix in one unit, and what is known of the unit that it should have."""
+
+    gram: jax.Array  # (T, T)
+    exponent: jax.Array  # () int32, k, the unit of `gram` once done and that of the next trial before
+    longest: jax.Array  # () int32, exponent of the longest finite row seen
+    count: jax.Array  # () int32
+    done: jax.Array  # () bool
+
+    @classmethod
+    def before(cls, gram):
+        none = jnp.zeros_like(gram[0, 0], dtype=jnp.int32)
+        return cls(gram, none, none + exponent_of(jnp.zeros((), gram.dtype)), none, none > 0)
+
+    def judge(self, gram):
+        """Return what follows from the Gram matrix of the unit asked for: it is the answer, or shows where to look.
+
+        Rows that overflow in a unit show nothing; each length is seen by at least one of the three.
+        """
+        squares = jnp.diagonal(gram)
+        largest = jnp.max(jnp.where(jnp.isfinite(squares), squares, 0))
+        seen = self.exponent + exponent_of(jnp.sqrt(largest))
+        longest = jnp.where(largest > 0, jnp.maximum(self.longest, seen), self.longest)
+        count = self.count + 1
+        done = (count == LAST) | ((count == 1) & ~out_of_range(squares))
+        far = jnp.finfo(gram.dtype).maxexp * 3 // 4
+        following = jnp.where(count == 1, far, jnp.where(count == 2, -far, longest + 1))
+        return _Trial(gram, jnp.where(done, self.exponent, following), longest, count, done)
 
 
 def out_of_range(squared_lengths: jax.Array) -> jax.Array:
@@ -69,13 +144,3 @@ def out_of_range(squared_lengths: jax.Array) -> jax.Array:
     near_underflow = squared_lengths < info.tiny / info.eps
     hidden = (squared_lengths > 0) | (jnp.max(squared_lengths) < info.tiny**0.25)
     return jnp.any(~(squared_lengths < info.max / 2**8) | (near_underflow & hidden))
-
-
-def _largest(leaves, dtype, axis_name):
-    """Return the largest finite magnitude in J, leaving out rows that are not finite."""
-    per_row = largest_per_row(leaves, dtype, axis_name)
-    return jnp.max(jnp.where(jnp.isfinite(per_row), per_row, 0))
-
-
-def _zero(gram):
-    return jnp.zeros_like(gram[0, 0], dtype=jnp.int32)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_inexact, shapes
+from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_inexact, is_small, per_row, shapes
 from mtlgrad_jax.ground.ranges import undo_scale
 from mtlgrad_jax.jacobians._losses import check_chunk_size, loss_vector, map_in_chunks, trainable
 from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
@@ -235,9 +235,12 @@ def _weighted_sum(leaf, weights, keep):
     leaf, weights = lax.optimization_barrier((leaf, weights))
     wide = leaf.astype(at_least_single(leaf.dtype))
     if keep is not None:
-        wide = jnp.where(keep.reshape(keep.shape + (1,) * (wide.ndim - 1)), wide, 0)
+        wide = jnp.where(per_row(keep, wide), wide, 0)
+    weights = weights.astype(wide.dtype)
+    if is_small(leaf):  # a sum compiles in an eighth of the time of a product, and is as fast there
+        return jnp.sum(per_row(weights, wide) * wide, axis=0).astype(leaf.dtype)
     return lax.dot_general(
-        weights.astype(wide.dtype),
+        weights,
         wide,
         (((0,), (0,)), ((), ())),
         precision=lax.Precision.HIGHEST,
