@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mtlgrad_jax.ground.meshes import varying_axes
 
 SLICE = 16384  # columns; a slice of some dozens of rows fits into the second-level cache
-SMALL = 16384  # entries; some microseconds of work
+SMALL = 256  # columns; a microsecond of work
 
 
 def contract(left: jax.Array, right: jax.Array, num_kept: int) -> jax.Array:
@@ -71,28 +71,30 @@ def in_slices(product: Callable[..., jax.Array], *matrices: jax.Array) -> jax.Ar
     return total + part(num_slices * SLICE, remainder) if remainder else total
 
 
-def join(matrices: list[jax.Array]) -> list[list[jax.Array]]:
-    """Put small matrices that one device holds into bundles of up to some thousand columns, others on their own.
+def join(matrices: list[jax.Array], limit: int) -> list[list[jax.Array]]:
+    """Put small matrices that one device holds into bundles of some thousand columns, others on their own.
 
     A product costs a kernel to compile and a call to run, however small it is.
 
     Args:
       matrices: Shape `(T, n)`, each with an n of its own.
+      limit: The largest n of a small one.
 
     Returns:
       Lists of matrices of the same dtype that differ over the same mesh axes.
     """
     bundles, filling = [], {}
     for rows in matrices:
-        kind = (rows.dtype, varying_axes(rows))
-        bundle = filling.get(kind)
-        if not is_small(rows):
+        if not is_small(rows, limit):
             bundles.append([rows])
-        elif bundle and sum(other.shape[1] for other in bundle) + rows.shape[1] <= SLICE:
-            bundle.append(rows)
-        else:
-            filling[kind] = [rows]
-            bundles.append(filling[kind])
+            continue
+        kind = (rows.dtype, varying_axes(rows))
+        bundle, width = filling.get(kind, (None, SLICE))
+        if width + rows.shape[1] > SLICE:
+            bundle, width = [], 0
+            bundles.append(bundle)
+        bundle.append(rows)
+        filling[kind] = bundle, width + rows.shape[1]
     return bundles
 
 
@@ -110,9 +112,9 @@ def has_long_rows(leaf: jax.Array) -> bool:
     return isinstance(leaf.size, int) and leaf.size >= 2 * SLICE * leaf.shape[0]
 
 
-def is_small(leaf: jax.Array) -> bool:
+def is_small(leaf: jax.Array, limit: int = SMALL) -> bool:
     """Tell whether a leaf, whole where it is, is so small that kernels are to be few rather than fast."""
-    return isinstance(leaf.size, int) and leaf.size <= SMALL and explicit_sharding(leaf, ()) is None
+    return isinstance(leaf.size, int) and leaf.size <= limit * leaf.shape[0] and explicit_sharding(leaf, ()) is None
 
 
 def at_once(left: jax.Array, right: jax.Array, num_kept: int = 1) -> jax.Array:

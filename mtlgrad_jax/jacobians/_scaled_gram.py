@@ -8,8 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mtlgrad_jax.ground.leaves import as_matrix, at_once, contract, in_slices, join, map_parts, parts, widest
-from mtlgrad_jax.ground.meshes import AxisName, check_axes, sum_of_pieces, varying_axes
+from mtlgrad_jax.ground.leaves import (
+    SLICE,
+    SMALL,
+    as_matrix,
+    at_once,
+    contract,
+    in_slices,
+    join,
+    map_parts,
+    parts,
+    widest,
+)
+from mtlgrad_jax.ground.meshes import AxisName, check_axes, sum_of_pieces
 from mtlgrad_jax.ground.ranges import exponent_of, powers_of_two
 from mtlgrad_jax.typing import Gram
 
@@ -37,7 +48,7 @@ def scaled_gram_of(leaves: list[jax.Array], axis_name: AxisName) -> tuple[Gram, 
         return _leaf_by_leaf(leaves, axis_name)
     return lax.platform_dependent(
         leaves,
-        cpu=lambda leaves: _joined(leaves, axis_name),
+        cpu=lambda leaves: _in_bundles(leaves, axis_name),
         default=lambda leaves: _leaf_by_leaf(leaves, axis_name),
     )
 
@@ -56,49 +67,57 @@ def _derivative(axis_name, primals, tangents):
     return (gram, exponent), (half + half.T, np.zeros((), jax.dtypes.float0))
 
 
-def _joined(leaves, axis_name):
-    """Multiply small leaves together and long ones slice by slice, for a lone CPU.
-
-    Each of them is copied into the cache anyway, so the power of two costs nothing there, and one piece of code does
-    for ordinary gradients and for the rescue.
-    """
-    dtype = widest(leaves)
-    matrices = [as_matrix(leaf) for leaf in leaves]
-    bundles = join(matrices)
-
-    def gram_of(exponent):
-        first, second = powers_of_two(-exponent, dtype)
-
-        def product(*rows):
-            scaled = lax.concatenate(rows, 1).astype(dtype) * first * second
-            return at_once(scaled, scaled)
-
-        return sum_of_pieces([in_slices(product, *bundle) for bundle in bundles], axis_name)
-
-    one_of_each = {varying_axes(rows): rows[:, :0].astype(dtype) for rows in matrices}
-    zeros = sum_of_pieces([at_once(none, none) for none in one_of_each.values()], axis_name)
-    end = _try_until_in_range(gram_of, _Trial.before(zeros))
-    return end.gram, end.exponent
-
-
 def _leaf_by_leaf(leaves, axis_name):
     """Multiply each leaf as it lies, for leaves that may be split over devices: nothing is joined, cut or reshaped."""
     dtype = widest(leaves)
 
-    def gram_of(exponent):
-        first, second = powers_of_two(-exponent, dtype)
-        scaled = [leaf.astype(dtype) * first * second for leaf in leaves]
-        return sum_of_pieces([at_once(leaf, leaf) for leaf in scaled], axis_name)
+    def gram_of(scale):
+        return sum_of_pieces([_square(scale, leaf).astype(dtype) for leaf in leaves], axis_name)
 
-    plain = sum_of_pieces([at_once(leaf, leaf).astype(dtype) for leaf in leaves], axis_name)
-    trial = _Trial.before(plain).judge(plain)
-    # A loop alone would do, but a TPU lays J out anew for one, needed or not; under `vmap` the loop alone counts.
-    end = lax.cond(trial.done, lambda trial: trial, partial(_try_until_in_range, gram_of), trial)
+    return _within_range(gram_of, dtype)
+
+
+def _in_bundles(leaves, axis_name):
+    """Multiply small leaves together and long ones slice by slice, for a lone CPU; in the rescue all but the long."""
+    dtype, matrices = widest(leaves), [as_matrix(leaf) for leaf in leaves]
+
+    def gram_of(scale):
+        bundles = join(matrices, SMALL if scale is _as_it_is else SLICE)
+        products = [in_slices(partial(_square, scale), *bundle) for bundle in bundles]
+        return sum_of_pieces([product.astype(dtype) for product in products], axis_name)
+
+    return _within_range(gram_of, dtype)
+
+
+def _square(scale, *rows):
+    scaled = scale(rows[0] if len(rows) == 1 else lax.concatenate(rows, 1))
+    return at_once(scaled, scaled)
+
+
+def _within_range(gram_of, dtype):
+    """Return a Gram matrix and its unit, of J as it is if that will do."""
+
+    def try_next(trial):
+        first, second = powers_of_two(-trial.exponent, dtype)
+        return trial.judge(gram_of(lambda part: part.astype(dtype) * first * second))
+
+    trial = _first_trial(gram_of(_as_it_is))
+    # The loop alone would do, but a TPU lays J out anew for one, needed or not. Under `vmap` both sides of the branch
+    # run, and the loop ends at once.
+    end = lax.cond(
+        trial.done, lambda trial: trial, lambda trial: lax.while_loop(lambda t: ~t.done, try_next, trial), trial
+    )
     return end.gram, end.exponent
 
 
-def _try_until_in_range(gram_of, trial):
-    return lax.while_loop(lambda trial: ~trial.done, lambda trial: trial.judge(gram_of(trial.exponent)), trial)
+def _as_it_is(part):
+    return part
+
+
+def _first_trial(gram):
+    none = jnp.zeros_like(gram[0, 0], dtype=jnp.int32)  # varies over a mesh as the products do
+    shortest = none + exponent_of(jnp.zeros((), gram.dtype))
+    return _Trial(gram, exponent=none, longest=shortest, count=none, done=none > 0).judge(gram)
 
 
 class _Trial(NamedTuple):
@@ -109,11 +128,6 @@ class _Trial(NamedTuple):
     longest: jax.Array  # () int32, exponent of the longest finite row seen
     count: jax.Array  # () int32
     done: jax.Array  # () bool
-
-    @classmethod
-    def before(cls, gram):
-        none = jnp.zeros_like(gram[0, 0], dtype=jnp.int32)
-        return cls(gram, none, none + exponent_of(jnp.zeros((), gram.dtype)), none, none > 0)
 
     def judge(self, gram):
         """Return what follows from the Gram matrix of the unit asked for: it is the answer, or shows where to look.
