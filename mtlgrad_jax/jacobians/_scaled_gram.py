@@ -60,7 +60,7 @@ def _derivative(axis_name, primals, tangents):
     first, second = powers_of_two(-exponent, gram.dtype)
 
     def scale(leaf):
-        return map_parts(lambda part: part.astype(gram.dtype) * first * second, leaf)
+        return map_parts(lambda part: _scale(part, gram.dtype, first, second), leaf)
 
     products = [contract(scale(leaf), scale(move), 1) for leaf, move in zip(leaves, moves, strict=True)]
     half = sum_of_pieces(products, axis_name)
@@ -71,8 +71,8 @@ def _leaf_by_leaf(leaves, axis_name):
     """Multiply each leaf as it lies, for leaves that may be split over devices: nothing is joined, cut or reshaped."""
     dtype = widest(leaves)
 
-    def gram_of(scale):
-        return sum_of_pieces([_square(scale, leaf).astype(dtype) for leaf in leaves], axis_name)
+    def gram_of(powers):
+        return sum_of_pieces([_square(dtype, powers, leaf) for leaf in leaves], axis_name)
 
     return _within_range(gram_of, dtype)
 
@@ -81,37 +81,37 @@ def _in_bundles(leaves, axis_name):
     """Multiply small leaves together and long ones slice by slice, for a lone CPU; in the rescue all but the long."""
     dtype, matrices = widest(leaves), [as_matrix(leaf) for leaf in leaves]
 
-    def gram_of(scale):
-        bundles = join(matrices, SMALL if scale is _as_it_is else SLICE)
-        products = [in_slices(partial(_square, scale), *bundle) for bundle in bundles]
-        return sum_of_pieces([product.astype(dtype) for product in products], axis_name)
+    def gram_of(powers):
+        bundles = join(matrices, SMALL if powers is None else SLICE)
+        square = partial(_square, dtype, powers)
+        return sum_of_pieces([in_slices(square, *bundle) for bundle in bundles], axis_name)
 
     return _within_range(gram_of, dtype)
 
 
-def _square(scale, *rows):
-    scaled = scale(rows[0] if len(rows) == 1 else lax.concatenate(rows, 1))
-    return at_once(scaled, scaled)
+def _square(dtype, powers, *rows):
+    whole = rows[0] if len(rows) == 1 else lax.concatenate(rows, 1)
+    scaled = whole if powers is None else _scale(whole, dtype, *powers)
+    return at_once(scaled, scaled).astype(dtype)
+
+
+def _scale(leaf, dtype, first, second):
+    return leaf.astype(dtype) * first * second
 
 
 def _within_range(gram_of, dtype):
     """Return a Gram matrix and its unit, of J as it is if that will do."""
 
     def try_next(trial):
-        first, second = powers_of_two(-trial.exponent, dtype)
-        return trial.judge(gram_of(lambda part: part.astype(dtype) * first * second))
+        return trial.judge(gram_of(powers_of_two(-trial.exponent, dtype)))
 
-    trial = _first_trial(gram_of(_as_it_is))
+    trial = _first_trial(gram_of(None))
     # The loop alone would do, but a TPU lays J out anew for one, needed or not. Under `vmap` both sides of the branch
     # run, and the loop ends at once.
     end = lax.cond(
         trial.done, lambda trial: trial, lambda trial: lax.while_loop(lambda t: ~t.done, try_next, trial), trial
     )
     return end.gram, end.exponent
-
-
-def _as_it_is(part):
-    return part
 
 
 def _first_trial(gram):
