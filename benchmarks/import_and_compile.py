@@ -27,7 +27,8 @@ time to trace, lower and compile the first update at T = 8, while other work ran
     500         2.8         -            3.9
     2000        19.9        -            11.2
 
-Against Adam 2.7, 1.4 and .6 times: missed at 100 leaves, where what is left is the solver, 1.5 s whatever the number of leaves.
+Against Adam 2.7, 1.4 and .6 times: missed at 100 leaves, where what is left is the solver, 1.5 s for any number of
+leaves.
 Tried: one loop of one body for ordinary gradients and rescue (a scaled copy for every leaf of middle size, twice the
 time of its product); splitting one joined combination (XLA turns it into a product for every leaf again, five times
 the compilation).
