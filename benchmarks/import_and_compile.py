@@ -25,7 +25,7 @@ time to trace, lower and compile the first update at T = 8, while other work ran
     leaves      optax.adam  mgda before  mgda
     100         0.83        4.6          2.2
     500         2.8         -            3.9
-    2000        19.9        -            11.2
+    2000        19.9        -            11.6
 
 Against Adam 2.7, 1.4 and .6 times: missed at 100 leaves, where what is left is the solver, 1.5 s for any number of
 leaves.

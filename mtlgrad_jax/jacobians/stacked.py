@@ -179,7 +179,7 @@ def scaled_gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None =
     """Compute the Gram matrix of 2⁻ᵏJ, with k = 0 unless squares leave the range of the floating-point type.
 
     Ordinary gradients are read once. Only if a squared length overflows, comes close to underflow, or is
-    zero while the longest gradient is short too, they are read again, for k and for the scaled products.
+    zero while the longest gradient is short too, they are read three more times, to find k and for the scaled products.
 
     Args:
       task_grads: As in `gram`.
