@@ -35,7 +35,7 @@ def plain(params, x, y):
 
 def direction(method):
     def run(params, x, y):
-        return mtl.descent_direction(losses_fn, params, mtl.weightings.mean, x, y, method=method)
+        return mtl.descent_direction(losses_fn, params, mtl.weightings.inverse_norm, x, y, method=method)
 
     return run
 

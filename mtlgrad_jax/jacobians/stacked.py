@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_inexact
+from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_inexact, is_small, per_row
 from mtlgrad_jax.ground.meshes import check_axes
 from mtlgrad_jax.ground.ranges import undo_scale
 from mtlgrad_jax.ground.rows import inner_products
@@ -118,7 +118,7 @@ def scaled_gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None =
     """Compute the Gram matrix of 2⁻ᵏJ, with k = 0 unless squares leave the range of the floating-point type.
 
     Ordinary gradients are read once. Only if a squared length overflows, comes close to underflow, or is
-    zero while the longest gradient is short too, they are read again, for k and for the scaled products.
+    zero while the longest gradient is short too, they are read three more times, to find k and for the scaled products.
 
     Args:
       task_grads: As in `gram`.
@@ -174,9 +174,12 @@ def _weighted_sum(leaf, weights, keep):
     leaf, weights = lax.optimization_barrier((leaf, weights))
     wide = leaf.astype(at_least_single(leaf.dtype))
     if keep is not None:
-        wide = jnp.where(keep.reshape(keep.shape + (1,) * (wide.ndim - 1)), wide, 0)
+        wide = jnp.where(per_row(keep, wide), wide, 0)
+    weights = weights.astype(wide.dtype)
+    if is_small(leaf):  # a sum compiles in an eighth of the time of a product, and is as fast there
+        return jnp.sum(per_row(weights, wide) * wide, axis=0).astype(leaf.dtype)
     return lax.dot_general(
-        weights.astype(wide.dtype),
+        weights,
         wide,
         (((0,), (0,)), ((), ())),
         precision=lax.Precision.HIGHEST,
