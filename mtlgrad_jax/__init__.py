@@ -40,11 +40,13 @@ from mtlgrad_jax.methods.cagrad import cagrad as cagrad
 from mtlgrad_jax.methods.conflict_free import conflict_free as conflict_free
 from mtlgrad_jax.methods.constant import constant as constant
 from mtlgrad_jax.methods.cosine_gate import cosine_gate as cosine_gate
+from mtlgrad_jax.methods.cosmos import cosmos as cosmos
 from mtlgrad_jax.methods.cr_mogm import cr_mogm as cr_mogm
 from mtlgrad_jax.methods.dcgd import dcgd as dcgd
 from mtlgrad_jax.methods.dualproj import dualproj as dualproj
 from mtlgrad_jax.methods.dwa import dwa as dwa
 from mtlgrad_jax.methods.dynamic_barrier import dynamic_barrier as dynamic_barrier
+from mtlgrad_jax.methods.epo import epo as epo
 from mtlgrad_jax.methods.excess_mtl import excess_mtl as excess_mtl
 from mtlgrad_jax.methods.fairgrad import fairgrad as fairgrad
 from mtlgrad_jax.methods.famo import famo as famo
@@ -64,6 +66,7 @@ from mtlgrad_jax.methods.moco import moco as moco
 from mtlgrad_jax.methods.modo import modo as modo
 from mtlgrad_jax.methods.momentum_conflict_free import momentum_conflict_free as momentum_conflict_free
 from mtlgrad_jax.methods.nash_mtl import nash_mtl as nash_mtl
+from mtlgrad_jax.methods.pbi import pbi as pbi
 from mtlgrad_jax.methods.pcd import pcd as pcd
 from mtlgrad_jax.methods.pcgrad import pcgrad as pcgrad
 from mtlgrad_jax.methods.primary_aux import primary_aux as primary_aux
