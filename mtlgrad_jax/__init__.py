@@ -15,13 +15,15 @@
 | p      | `preference` | `(T,)`                    | how much each task matters; uniform, sums to one    |
 
 A method is one file, `mtl.methods.NAME`: its weights are `mtl.weightings.NAME(gram)`, a pure function of the Gram
-matrix, its Optax transformation is `mtl.NAME()`, and `mtl.methods.catalogue()` is the table of all. `mtl.diagnostics`
-tells what a step did; `mtl.plots` draws it, and is imported when it is first asked for.
+matrix, its Optax transformation is `mtl.NAME()`, and `mtl.methods.catalogue()` is the table of all. `mtl.fronts`
+trains many trade-offs at once. `mtl.diagnostics` tells what a step did; `mtl.plots` draws it, and is imported when it
+is first asked for.
 """
 
 import importlib
 
 from mtlgrad_jax import diagnostics as diagnostics
+from mtlgrad_jax import fronts as fronts
 from mtlgrad_jax import jacobians as jacobians
 from mtlgrad_jax import methods as methods
 from mtlgrad_jax import solvers as solvers

@@ -2,13 +2,14 @@
 
 `mtl.weightings.NAME(gram)` is what the Optax transformation `mtl.NAME()` applies; `mtl.methods.catalogue()` is the
 table of all. Methods that need the rows of J have no weights of their own. Any weighting can be wrapped: `every_k`
-(reuse the weights), `smoothed` (average them over steps), `normalized` (gradients of unit length); `keyed` gives a
-random one its keys.
+(reuse the weights), `smoothed` (average them over steps), `normalized` (gradients of unit length, or of a power of it),
+`on_log_losses` (logarithms of the losses, with their gradients); `keyed` gives a random one its keys.
 """
 
 from mtlgrad_jax.combinators.every_k import every_k
 from mtlgrad_jax.combinators.keyed import keyed
 from mtlgrad_jax.combinators.normalized import normalized
+from mtlgrad_jax.combinators.on_log_losses import on_log_losses
 from mtlgrad_jax.combinators.smoothed import smoothed
 from mtlgrad_jax.methods.aligned_mtl import weights as aligned_mtl
 from mtlgrad_jax.methods.aux_projection import weights as aux_projection
@@ -80,6 +81,7 @@ __all__ = [
     "modo",
     "nash_mtl",
     "normalized",
+    "on_log_losses",
     "pbi",
     "pcd",
     "pcgrad",

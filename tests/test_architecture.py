@@ -24,6 +24,7 @@ ALLOWED = {
     "methods": BELOW_STEP | {"step", "transforms", "combinators"},
     "weightings": {"methods", "combinators"},
     "descent": BELOW_STEP | {"step"},
+    "fronts": BELOW_STEP | {"step", "descent"},
     "diagnostics": GROUND | {"typing", "solvers"},
     "plots": GROUND | {"typing", "diagnostics"},
 }
