@@ -87,8 +87,8 @@ def angles(losses: jax.Array, rays: jax.Array) -> jax.Array:
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
-      >>> mtl.fronts.angles(jnp.array([[2.0, 2.0], [0.0, 1.0]]), jnp.array([[0.5, 0.5], [0.5, 0.5]])).round(3)
-      Array([ 0., 45.], dtype=float32)
+      >>> mtl.fronts.angles(jnp.array([[2.0, 2.0], [0.0, 1.0]]), jnp.array([[0.5, 0.5], [0.5, 0.5]])).round().tolist()
+      [0.0, 45.0]
     """
     towards = rays * reciprocal(_length(rays))
     along = jnp.sum(losses * towards, axis=-1)

@@ -122,9 +122,9 @@ def hypervolume_weights(losses: jax.Array, reference: jax.Array) -> jax.Array:
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
-      >>> mtl.fronts.hypervolume_weights(jnp.array([[1.0, 3.0], [3.0, 1.0]]), jnp.array([4.0, 4.0]))
-      Array([[0.333, 0.667],
-             [0.667, 0.333]], dtype=float32)
+      >>> mtl.fronts.hypervolume_weights(jnp.array([[1.0, 3.0], [3.0, 1.0]]), jnp.array([4.0, 5.0]))
+      Array([[0.4  , 0.6  ],
+             [0.75, 0.25]], dtype=float32)
 
     References:
       Emmerich & Deutz, "Time complexity and zeros of the hypervolume indicator gradient field" (2014); Deist et al.,
