@@ -122,9 +122,9 @@ def hypervolume_weights(losses: jax.Array, reference: jax.Array) -> jax.Array:
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
-      >>> mtl.fronts.hypervolume_weights(jnp.array([[1.0, 3.0], [3.0, 1.0]]), jnp.array([4.0, 5.0]))
-      Array([[0.4  , 0.6  ],
-             [0.75, 0.25]], dtype=float32)
+      >>> mtl.fronts.hypervolume_weights(jnp.array([[1.0, 3.0], [2.0, 1.0]]), jnp.array([5.0, 4.0]))
+      Array([[0.5, 0.5],
+             [0.4, 0.6]], dtype=float32)
 
     References:
       Emmerich & Deutz, "Time complexity and zeros of the hypervolume indicator gradient field" (2014); Deist et al.,
@@ -134,7 +134,8 @@ def hypervolume_weights(losses: jax.Array, reference: jax.Array) -> jax.Array:
     if num_tasks > 3:
         raise ValueError(f"expected at most 3 tasks, for which the hypervolume is exact, got {num_tasks}.")
     worst, best = jnp.max(losses, axis=0), jnp.min(losses, axis=0)
-    reference = jnp.maximum(jnp.asarray(reference, losses.dtype), worst + (worst - best) / 10)
+    reference = jnp.asarray(reference, losses.dtype)
+    reference = jnp.where(worst < reference, reference, worst + (worst - best) / 10)
     rank = jax.lax.stop_gradient(ranks(losses))
 
     def volume_of_fronts(losses):

@@ -36,7 +36,7 @@ def population(
     A member is a `vmap` lane with its own parameters, optimiser state and ray; all see the same batch. `step` is a pure
     function: jit it, scan it, put a progress bar around it; `Members` is a pytree that any checkpoint takes. Members
     do not talk to each other, so over a mesh `jax.shard_map` of `step`, with the first axis of the members split, needs
-    no collective.
+    no collective; the methods then take `axis_name=()`, since what differs between devices is no piece of a whole.
 
     Args:
       losses_fn: `losses_fn(params, *batch)` returning losses of shape `(T,)`.

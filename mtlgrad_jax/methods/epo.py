@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from mtlgrad_jax.ground.grams import dot, reciprocal, without_scale
+from mtlgrad_jax.ground.grams import dot, without_scale
+from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.solvers import min_norm, nnls
@@ -43,7 +44,8 @@ def weights(gram: Gram, *, losses: jax.Array | None = None, ray: ArrayLike | Non
 
     Returns:
       wᵢ = w̃ᵢ/(T rᵢ), shape `(T,)`; on the ray they sum to one if it is even and the tasks agree. A weight can be
-      negative. Losses that are not positive count as none, and only the first part is left where no loss is positive.
+      negative. Losses that are not positive and finite count as none, and only the first part is
+      left where no loss is positive.
 
     Raises:
       ValueError: If losses are missing, or losses or ray are of the wrong shape, or the ray is not positive.
@@ -66,7 +68,7 @@ def weights(gram: Gram, *, losses: jax.Array | None = None, ray: ArrayLike | Non
     ray = _preference.resolve_positive(ray, gram, name="ray")
     unit = 1 / (gram.shape[0] * ray)
     finite = jnp.isfinite(losses)
-    pull = _pull(jnp.where(finite, jnp.maximum(losses, 0), 0) * unit)
+    pull = _pull(_without_unit(jnp.where(finite, jnp.maximum(losses, 0), 0)) * unit)
     scaled = without_scale(without_scale(gram) * unit[:, None] * unit[None, :])
     along = dot(scaled, pull)
     allowed = jnp.where(pull > 0, 0, jnp.minimum(along, 0))
@@ -74,11 +76,15 @@ def weights(gram: Gram, *, losses: jax.Array | None = None, ray: ArrayLike | Non
     return (min_norm(scaled).x + balance / gram.shape[0]) * unit
 
 
+def _without_unit(losses):
+    """Bring the largest loss between one and two."""
+    return scale_by_power_of_two(losses, -exponent_of(jnp.max(losses)))
+
+
 def _pull(relative):
     """Return a, the gradient of the non-uniformity of L/r with respect to it, times its sum."""
     num_tasks = relative.shape[0]
-    largest = jnp.max(relative)
-    relative = jnp.where(largest > 0, relative * reciprocal(largest), 1)
+    relative = jnp.where(jnp.max(relative) > 0, relative, 1)
     share = num_tasks * relative / jnp.sum(relative)
     logs = jnp.log(jnp.maximum(share, LEAST_SHARE))
     return logs - dot(share, logs) / num_tasks

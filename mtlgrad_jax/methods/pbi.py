@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import dot, reciprocal
+from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -67,11 +68,11 @@ def weights(
     along = ray / jnp.sqrt(dot(ray, ray))
     usable = jnp.isfinite(losses)
     excess = jnp.where(usable, losses, 0) - jnp.asarray(ideal, gram.dtype)
-    excess = excess * reciprocal(jnp.max(jnp.abs(excess)))
+    excess = scale_by_power_of_two(excess, -exponent_of(jnp.max(jnp.abs(excess))))  # only its direction matters
     off = _across(along, _across(along, excess))  # the second time takes away what rounding left
     length = jnp.sqrt(dot(off, off))
-    tube = jnp.sqrt(jnp.finfo(gram.dtype).eps)
-    return jnp.where(usable, along + jnp.asarray(theta, gram.dtype) * off / jnp.maximum(length, tube), 0)
+    tube = jnp.sqrt(jnp.finfo(gram.dtype).eps * dot(excess, excess))
+    return jnp.where(usable, along + jnp.asarray(theta, gram.dtype) * off * reciprocal(jnp.maximum(length, tube)), 0)
 
 
 def _across(along, vector):

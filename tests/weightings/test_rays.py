@@ -134,6 +134,7 @@ def exponential(x):
     return 1 - jnp.exp(-jnp.stack([jnp.sum((x - center) ** 2), jnp.sum((x + center) ** 2)]))
 
 
+@pytest.mark.standard_promotion
 @pytest.mark.parametrize(
     ("method", "angle"), [(mtl.epo, 0.05), (mtl.pbi, 0.1), (partial(mtl.stch, mu=1e-4), 0.3), (mtl.cosmos, 15.0)]
 )
