@@ -67,9 +67,9 @@ def trade_offs(
 
 def _solid_axes(ax):
     if ax is None:
-        ax = plt.figure(figsize=(7.0, 5.0), layout="constrained").add_subplot(projection="3d")
+        ax = plt.figure(figsize=(7.0, 4.6), layout="constrained").add_subplot(projection="3d")
     ax.view_init(elev=25, azim=35)
-    ax.set_box_aspect(None, zoom=0.85)
+    ax.set_box_aspect(None, zoom=0.95)
     return ax
 
 
