@@ -21,6 +21,7 @@ is first asked for.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from mtlgrad_jax import diagnostics as diagnostics
 from mtlgrad_jax import fronts as fronts
@@ -88,11 +89,14 @@ from mtlgrad_jax.transforms.clip_task_norms import clip_task_norms as clip_task_
 from mtlgrad_jax.transforms.relu_l2 import adam_relu_l2 as adam_relu_l2
 from mtlgrad_jax.transforms.relu_l2 import relu_l2_project as relu_l2_project
 
-__all__ = [name for name in dir() if not name.startswith("_") and name != "importlib"]  # pyright: ignore
+__all__ = [name for name in dir() if name[0] != "_" and name not in ("importlib", "TYPE_CHECKING")]  # pyright: ignore[reportUnsupportedDunderAll]
 
+if TYPE_CHECKING:
+    from mtlgrad_jax import plots as plots
+else:
 
-def __getattr__(name: str):
-    """Import `plots` at its first use: it needs Matplotlib, and nothing else here does."""
-    if name == "plots":
-        return importlib.import_module("mtlgrad_jax.plots")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str):
+        """Import `plots` at its first use: it needs Matplotlib, and nothing else here does."""
+        if name == "plots":
+            return importlib.import_module("mtlgrad_jax.plots")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

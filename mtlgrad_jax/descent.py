@@ -1,12 +1,14 @@
 """Losses, direction and evidence in one call, for a training loop of one's own."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 
 from mtlgrad_jax import step
-from mtlgrad_jax.jacobians import WAYS
+from mtlgrad_jax.jacobians import WAYS, matrix_free
 from mtlgrad_jax.typing import (
     Gram,
     Jacobian,
@@ -19,14 +21,16 @@ from mtlgrad_jax.typing import (
     Weights,
 )
 
+Way = Literal["stacked", "matrix_free", "shared_encoder", "per_example", "separate"]
+
 
 class DescentInfo(NamedTuple):
     """How a direction came about."""
 
-    gram: Gram  # (T, T), JJᵀ / 4^log2_scale
+    gram: Gram | None  # (T, T), JJᵀ / 4^log2_scale; None for a method that does not read it
     log2_scale: jax.Array  # () int32, zero for ordinary gradients
     weights: Weights  # (T,)
-    gap: jax.Array  # (), the method's certificate, see `solvers.certificates.conflict_gap` for a bare weighting
+    gap: jax.Array | None  # (), the method's certificate, `solvers.certificates.conflict_gap` for a bare weighting
     memory: PyTree  # of a method that has one, for the next call; () without
     finite: jax.Array  # (T,) bool, whether the gradient of a task was finite
 
@@ -36,7 +40,7 @@ def descent_direction(
     params: PyTree,
     weighting: Weighting | StatefulWeighting | RowMethod | Method,
     *args: Any,
-    method: str | Callable[..., tuple[Any, Jacobian]] = "stacked",
+    method: Way | Callable[..., tuple[Any, Jacobian]] = "stacked",
     memory: PyTree | None = None,
     has_aux: bool = False,
     nonfinite: Nonfinite = "propagate",
@@ -86,6 +90,7 @@ def descent_direction(
       (Array([8., 4.], dtype=float32), Array([1., 1.], dtype=float32))
     """
     weigher = step.ready(weighting)
+    method = method if weigher.reads_gram and weigher.rest is None else _lazy(method)
     value, jac = _linearize(method, losses_fn, params, args, has_aux)
     losses = value[0] if has_aux else value
     memory = weigher.init(losses.shape[0], params) if memory is None else memory
@@ -94,9 +99,17 @@ def descent_direction(
     return value, taken.update, info
 
 
+def _lazy(method):
+    """Return the way that computes no gradient of a task before it is asked for the Gram matrix."""
+    return partial(matrix_free.linearize, mode="rows", chunk_size=None) if method == "stacked" else method
+
+
 def _linearize(method, losses_fn, params, args, has_aux):
     if isinstance(method, str) and method not in WAYS:
         raise ValueError(f"expected method to be one of {', '.join(WAYS)} or a function, got {method!r}.")
     linearize = WAYS[method] if isinstance(method, str) else method
     functions = losses_fn if isinstance(losses_fn, tuple) else (losses_fn,)
-    return linearize(*functions, params, *args, **({"has_aux": True} if has_aux else {}))
+    options = {"has_aux": has_aux} if "has_aux" in inspect.signature(linearize).parameters else {}
+    if has_aux and not options:
+        raise ValueError(f"expected has_aux=False for method={method!r}, whose losses come alone, got True.")
+    return linearize(*functions, params, *args, **options)

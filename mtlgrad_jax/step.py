@@ -10,8 +10,9 @@ from jax import lax
 from mtlgrad_jax.ground.extras import Picking, picking_extras
 from mtlgrad_jax.ground.grams import dot, reciprocal, row_norms
 from mtlgrad_jax.ground.leaves import at_least_single, choose, is_inexact, per_row
+from mtlgrad_jax.ground.members import any_member
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
-from mtlgrad_jax.ground.rows import cross_products, inner_products, scale_tree
+from mtlgrad_jax.ground.rows import cross_products, inner_products, rows_are_finite, scale_tree
 from mtlgrad_jax.jacobians.stacked import Stacked, count_tasks
 from mtlgrad_jax.solvers.certificates import conflict_gap
 from mtlgrad_jax.typing import (
@@ -20,6 +21,7 @@ from mtlgrad_jax.typing import (
     Method,
     Nonfinite,
     PyTree,
+    Rest,
     RowMethod,
     StatefulWeighting,
     Weighting,
@@ -37,6 +39,8 @@ class Runner(NamedTuple):
     update: Picking  # (G or J, memory, **extras) -> (w, memory) or (u, w, memory)
     on_rows: bool  # it is given J
     needs_num_tasks: bool
+    reads_gram: bool
+    rest: Callable[..., Rest] | None  # (memory, **extras) -> a step that can be taken without G
     certificate: Callable[[Gram, Weights], jax.Array]
     num_primary: int | None
 
@@ -44,22 +48,24 @@ class Runner(NamedTuple):
 def ready(method: Weighting | StatefulWeighting | RowMethod | Method) -> Runner:
     """Make any kind of method ready for steps."""
     weighting, certificate, num_primary = method if isinstance(method, Method) else Method(method)
-    certificate = certificate or conflict_gap
+    evidence = (certificate or conflict_gap, num_primary)
     if isinstance(weighting, RowMethod):
         update = picking_extras(weighting.update, 2)
-        return Runner(weighting.init, update, True, weighting.needs_num_tasks, certificate, num_primary)
-    init, update, needs_num_tasks = as_stateful(weighting)
-    return Runner(lambda num_tasks, params: init(num_tasks), update, False, needs_num_tasks, certificate, num_primary)
+        return Runner(weighting.init, update, True, weighting.needs_num_tasks, True, None, *evidence)
+    init, update, needs_num_tasks, reads_gram, rest = as_stateful(weighting)
+    begin = lambda num_tasks, params: init(num_tasks)
+    rest = rest and picking_extras(rest, 1)
+    return Runner(begin, picking_extras(update, 2), False, needs_num_tasks, reads_gram, rest, *evidence)
 
 
 class Taken(NamedTuple):
     """A step: where it goes, and how that came about."""
 
     update: PyTree  # u, leaves (*param_shape)
-    gram: Gram  # (T, T), JJᵀ / 4^log2_scale; rows left out hold the mean that stood in for them
+    gram: Gram | None  # (T, T), JJᵀ / 4^log2_scale; rows left out hold the mean that stood in for them
     log2_scale: jax.Array  # () int32, zero for ordinary gradients
     weights: Weights  # (T,), those applied; zero if the update is no combination of the rows
-    gap: jax.Array  # (), the method's certificate; infinite without an answer
+    gap: jax.Array | None  # (), the method's certificate; infinite without an answer
     finite: jax.Array  # (T,) bool, whether the gradient of a task was finite
     memory: PyTree  # of the method; () without one
 
@@ -94,47 +100,127 @@ def take(method: Runner, jac: Jacobian, memory: PyTree, *, nonfinite: Nonfinite 
     first, two_batches = jac, _wants_two_batches(method, extras)
     if two_batches:
         jac = _rows_of_the_update(_with_rows(jac), **extras)
-    gram, log2_scale = jac.scaled_gram()
+    seen = _look(jac, extras) if method.reads_gram and method.rest is None else _glance(jac, extras)
     if two_batches:
-        extras = extras | {"cross_gram": _cross_gram(first, extras["second_task_grads"], log2_scale)}
-    finite = jnp.isfinite(jnp.diagonal(gram))
-    attendance = _attendance(method, finite, nonfinite, gram.dtype, **extras)
+        extras = extras | {"cross_gram": _cross_gram(first, extras["second_task_grads"], seen.log2_scale)}
+    if method.on_rows:
+        return _take_on_rows(method, _with_rows(jac), seen, memory, nonfinite, extras)
+    if method.rest is None:
+        weighed = _weigh(method, seen, memory, nonfinite, extras)
+    else:
+        weighed, seen = _weigh_if_due(method, jac, seen, memory, nonfinite, extras)
+    attendance = _attendance(method, seen, nonfinite, extras)
+    update, weights = _combine(jac, weighed.weights, attendance)
+    memory = weighed.memory if attendance is None else choose(attendance.usable, weighed.memory, memory)
+    gram, gap = (weighed.gram, _or_infinite(weighed.gap, seen, attendance)) if method.reads_gram else (None, None)
+    return Taken(update, gram, weighed.log2_scale, weights, gap, seen.finite, memory)
+
+
+class _Seen(NamedTuple):
+    """What a step knows of J."""
+
+    gram: Gram  # (T, T), all zero if nobody asks
+    log2_scale: jax.Array
+    finite: jax.Array  # (T,) bool
+
+
+class _Weighed(NamedTuple):
+    """What the weighting said, and the Gram matrix that it said it of."""
+
+    gram: Gram
+    log2_scale: jax.Array
+    weights: Weights  # before they move to the tasks that take part
+    gap: jax.Array
+    memory: PyTree
+
+
+def _look(jac, extras):
+    del extras  # unused
+    gram, log2_scale = jac.scaled_gram()
+    return _Seen(gram, log2_scale, jnp.isfinite(jnp.diagonal(gram)))
+
+
+def _glance(jac, extras):
+    """Look at what costs no Gram matrix: whether rows at hand, or else the losses, are finite."""
+    losses = extras.get("losses")
+    if isinstance(jac, Stacked):
+        finite = rows_are_finite(jac.task_grads, axis_name=jac.axis_name)
+    elif losses is not None:
+        finite = jnp.isfinite(losses)
+    else:
+        raise ValueError("expected losses for a step without a Gram matrix, got none; pass losses=losses.")
+    dtype = jnp.float64 if losses is not None and jnp.result_type(losses) == jnp.float64 else jnp.float32
+    zero = jnp.where(finite, 0, 0).astype(dtype)  # varies over a mesh as the tasks do
+    return _Seen(zero[:, None] + zero[None, :], jnp.sum(zero).astype(jnp.int32), finite)
+
+
+def _weigh(method, seen, memory, nonfinite, extras):
+    attendance, gram = _attendance(method, seen, nonfinite, extras), seen.gram
     if attendance is not None:
-        both = attendance.tasks[:, None] & attendance.tasks[None, :]
-        gram = dot(dot(attendance.stand_in, jnp.where(both, gram, 0)), attendance.stand_in.T)
-        extras = extras | {"present": attendance.tasks}
-    run = _on_rows if method.on_rows else _on_gram
-    update, weights, gap, proposed = run(method, jac, gram, memory, attendance, extras | {"log2_scale": log2_scale})
-    memory = proposed if attendance is None else choose(attendance.usable, proposed, memory)
-    return Taken(update, gram, log2_scale, weights, jnp.where(jnp.isfinite(gap), gap, jnp.inf), finite, memory)
+        gram, extras = _filled_gram(gram, attendance), extras | {"present": attendance.tasks}
+    weights, memory = method.update(gram, memory, **extras | {"log2_scale": seen.log2_scale})
+    return _Weighed(gram, seen.log2_scale, weights, method.certificate(gram, weights), memory)
 
 
-def _on_gram(method, jac, gram, memory, attendance, extras):
-    weights, memory = method.update(gram, memory, **extras)
-    gap = method.certificate(gram, weights)
+def _weigh_if_due(method, jac, glance, memory, nonfinite, extras):
+    """Weigh anew where the method says so, and else reuse the weights without looking at J."""
+    rest = method.rest(memory, **extras)
+
+    def look():
+        seen = _look(jac, extras)
+        weighed = _weigh(method, seen, memory, nonfinite, extras)
+        return choose(rest.is_due, weighed, _as(weighed, rested)), seen.finite
+
+    def reuse():
+        return rested, glance.finite
+
+    gap = method.certificate(rest.gram, rest.weights)
+    rested = _Weighed(rest.gram, rest.log2_scale, rest.weights, gap, rest.state)
+    weighed, finite = lax.cond(any_member(rest.is_due), look, reuse)
+    return weighed, glance._replace(finite=finite)
+
+
+def _as(example, tree):
+    return jax.tree.map(lambda leaf, other: other.astype(leaf.dtype), example, tree)
+
+
+def _combine(jac, weights, attendance):
     if attendance is None:
-        return jac.combine(weights), weights, gap, memory
+        return jac.combine(weights), weights
     weights = jnp.where(attendance.usable, dot(weights, attendance.stand_in), 0)
-    return jac.combine(weights, keep=attendance.tasks), weights, gap, memory
+    return jac.combine(weights, keep=attendance.tasks), weights
 
 
-def _on_rows(method, jac, gram, memory, attendance, extras):
-    jac = _with_rows(jac)
-    task_grads, axis_name = jac.task_grads, jac.axis_name
+def _take_on_rows(method, jac, seen, memory, nonfinite, extras):
+    attendance, gram, task_grads = _attendance(method, seen, nonfinite, extras), seen.gram, jac.task_grads
+    extras = extras | {"log2_scale": seen.log2_scale, "axis_name": jac.axis_name}
     if attendance is not None:
-        task_grads = _fill(task_grads, attendance)
-    update, weights, memory = method.update(task_grads, memory, **extras | {"axis_name": axis_name})
-    gap = _deepest_conflict(task_grads, update, gram, extras["log2_scale"], axis_name)
+        gram, task_grads = _filled_gram(gram, attendance), _fill(task_grads, attendance)
+        extras = extras | {"present": attendance.tasks}
+    update, weights, proposed = method.update(task_grads, memory, **extras)
+    gap = _deepest_conflict(task_grads, update, gram, seen.log2_scale, jac.axis_name)
     weights = jnp.zeros_like(gram[0]) if weights is None else weights
     if attendance is not None:
-        zeros = jax.tree.map(jnp.zeros_like, (update, weights))
-        update, weights = choose(attendance.usable, (update, weights), zeros)
-    return update, weights, gap, memory
+        before = (*jax.tree.map(jnp.zeros_like, (update, weights)), memory)
+        update, weights, proposed = choose(attendance.usable, (update, weights, proposed), before)
+    return Taken(update, gram, seen.log2_scale, weights, _or_infinite(gap, seen, attendance), seen.finite, proposed)
 
 
-def _attendance(method, finite, nonfinite, dtype, *, present=None, **extras):
+def _or_infinite(gap, seen, attendance):
+    """Return the gap, infinite without an answer and where a task that takes part is broken."""
+    sound = seen.finite if attendance is None else seen.finite | ~attendance.tasks
+    return jnp.where(jnp.isfinite(gap) & jnp.all(sound), gap, jnp.inf)
+
+
+def _filled_gram(gram, attendance):
+    """Return the Gram matrix of SJ, whatever the missing rows hold."""
+    both = attendance.tasks[:, None] & attendance.tasks[None, :]
+    return dot(dot(attendance.stand_in, jnp.where(both, gram, 0)), attendance.stand_in.T)
+
+
+def _attendance(method, seen, nonfinite, extras):
     """Return who takes part, or None where all do and nobody asks."""
-    del extras  # unused
+    present, finite = extras.get("present"), seen.finite
     if present is not None and jnp.shape(present) != finite.shape:
         raise ValueError(f"expected present of shape {finite.shape}, one boolean per task, got {jnp.shape(present)}.")
     if nonfinite == "propagate" and present is None:
@@ -142,7 +228,7 @@ def _attendance(method, finite, nonfinite, dtype, *, present=None, **extras):
     invited = jnp.ones_like(finite) if present is None else jnp.asarray(present, bool)
     tasks = invited if nonfinite == "propagate" else invited & finite
     usable = jnp.all(finite | ~invited) if nonfinite == "skip" else jnp.any(tasks)
-    return _Attendance(tasks, stand_in(tasks, method.num_primary, dtype), usable)
+    return _Attendance(tasks, stand_in(tasks, method.num_primary, seen.gram.dtype), usable)
 
 
 def stand_in(tasks: jax.Array, num_leading: int | None, dtype: jnp.dtype) -> jax.Array:

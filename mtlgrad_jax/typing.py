@@ -7,11 +7,13 @@ program inside a weighting, and returns its answer with a certificate. A *method
 to know of it, and `step.take` is that step, whatever holds J and whatever weighs it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
+from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.extras import Picking, picking_extras
 from mtlgrad_jax.ground.meshes import AxisName as AxisName  # of a mesh, over which leaves are split in `shard_map`
@@ -19,6 +21,7 @@ from mtlgrad_jax.ground.meshes import AxisName as AxisName  # of a mesh, over wh
 Gram = jax.Array  # (T, T), float32 or float64
 Weights = jax.Array  # (T,), same dtype
 PyTree = Any
+PerTask = ArrayLike | Sequence[float]  # one number per task, of JAX, NumPy or Python, or one for all
 Nonfinite = Literal["propagate", "skip", "drop_task"]
 
 
@@ -49,12 +52,24 @@ user's own.
 """
 
 
+class Rest(NamedTuple):
+    """A step with the weights of an earlier one."""
+
+    is_due: jax.Array  # () bool, whether G is needed after all
+    gram: Gram  # (T, T), of the earlier step
+    log2_scale: jax.Array  # () int32
+    weights: Weights  # (T,)
+    state: PyTree  # after the step
+
+
 class StatefulWeighting(NamedTuple):
     """A method with memory, a pair of pure functions like an Optax transformation."""
 
     init: Callable[[int], PyTree]  # num_tasks -> state
     update: Callable[..., tuple[Weights, PyTree]]  # (gram, state, **extras) -> (weights, state)
     needs_num_tasks: bool = True  # false if `init` makes the same state for every T, as for a random key
+    reads_gram: bool = True  # false if G is asked for its shape only: then none is computed, and `gram` is all zero
+    rest: Callable[..., Rest] | None = None  # (state, **extras) -> what a step does that can be taken without G
 
 
 class RowMethod(NamedTuple):
@@ -68,6 +83,12 @@ class RowMethod(NamedTuple):
     init: Callable[[int | None, PyTree], PyTree]  # (num_tasks, params) -> state
     update: Callable[..., tuple[PyTree, Weights | None, PyTree]]  # (J, state, **extras) -> (u, weights, state)
     needs_num_tasks: bool = True
+
+
+def without_gram(weighting: Weighting) -> Weighting:
+    """Mark a weighting without memory that asks G for its shape only, so that no step computes one for it."""
+    weighting.reads_gram = False  # pyright: ignore[reportFunctionMemberAccess]
+    return weighting
 
 
 class Method(NamedTuple):
@@ -131,4 +152,6 @@ def as_stateful(weighting: Weighting | StatefulWeighting) -> StatefulWeighting:
         return weighting._replace(update=picking_extras(weighting.update, 2))
     weigh = picking_extras(weighting, 1)
     update = Picking(lambda gram, state, **extras: (weigh(gram, **extras), state), weigh.named, weigh.takes_all)
-    return StatefulWeighting(lambda num_tasks: (), update, needs_num_tasks=False)
+    function = weighting.func if isinstance(weighting, partial) else weighting
+    reads_gram = getattr(function, "reads_gram", True)
+    return StatefulWeighting(lambda num_tasks: (), update, needs_num_tasks=False, reads_gram=reads_gram)

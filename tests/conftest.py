@@ -14,6 +14,8 @@ os.environ.setdefault(
 import jax
 import pytest
 
+collect_ignore_glob = ["typing/*"]  # programs that a type checker reads, see test_types.py
+
 
 def pytest_configure(config):
     """Let the workers, and the next run, share what has been compiled; most of the suite's time is that."""

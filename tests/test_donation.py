@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_catalogue import TABLE, make
+from cases import PLAIN
+from test_catalogue import num_tasks_of
 
 import mtlgrad_jax as mtl
 
@@ -64,11 +65,11 @@ def test_a_donating_step_reuses_every_buffer_and_takes_the_same_path(name):
     jax.tree.map(np.testing.assert_array_equal, given, kept)
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_no_two_leaves_of_a_state_share_a_buffer(name):
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_no_two_leaves_of_a_state_share_a_buffer(case):
     """XLA refuses to donate one buffer twice."""
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
-    tx = make(name, 2 if name == "dcgd" else 3)
+    tx = case.make(num_tasks_of(case))
     leaves = jax.tree.leaves((params, tx.init(params)))
     buffers = [leaf.unsafe_buffer_pointer() for leaf in leaves]
     assert len(set(buffers)) == len(buffers)

@@ -51,4 +51,4 @@ def keyed(weighting: Callable[..., Weights], key: jax.Array | int) -> StatefulWe
         drawn, data = keys.draw(state.key)
         return weigh(gram, drawn, **extras), KeyedState(data)
 
-    return StatefulWeighting(init, update, needs_num_tasks=False)
+    return StatefulWeighting(init, update, needs_num_tasks=False, reads_gram=getattr(weighting, "reads_gram", True))

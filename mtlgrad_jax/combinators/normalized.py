@@ -1,16 +1,14 @@
 """Any weighting on gradients of unit length, or of a power of their length."""
 
-import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from mtlgrad_jax.ground.grams import reciprocal, row_norms
+from mtlgrad_jax.ground.grams import check_gram, reciprocal, row_norms
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.typing import StatefulWeighting, Weighting, as_stateful
 
 
-def normalized(
-    weighting: Weighting | StatefulWeighting, *, power: jax.Array | float = 1.0
-) -> Weighting | StatefulWeighting:
+def normalized(weighting: Weighting | StatefulWeighting, *, power: ArrayLike = 1.0) -> Weighting | StatefulWeighting:
     """Apply any weighting to the gradients divided by their lengths, or by a power of these.
 
     With power one the direction no longer depends on the scale of any loss. A promise about ⟨gᵢ,u⟩ ≥ 0 survives, since
@@ -37,6 +35,7 @@ def normalized(
     inner = as_stateful(weighting)
 
     def update(gram, state, *, log2_scale=0, **extras):
+        check_gram(gram)
         lengths = row_norms(gram)
         inverse = _inverse_power(lengths, power)
         kept, rest = _split(jnp.asarray(log2_scale), 1 - jnp.asarray(power, gram.dtype))
@@ -48,7 +47,7 @@ def normalized(
 
     if isinstance(weighting, StatefulWeighting):
         return StatefulWeighting(inner.init, update, inner.needs_num_tasks)
-    return lambda gram, **extras: update(gram, inner.init(gram.shape[0]), **extras)[0]
+    return lambda gram, **extras: update(gram, inner.init(check_gram(gram)), **extras)[0]
 
 
 def _inverse_power(lengths, power):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.typing import PyTree, StatefulWeighting, Weighting, as_stateful
 
 
@@ -53,9 +54,10 @@ def smoothed(weighting: Weighting | StatefulWeighting, *, alpha: float = 0.9) ->
         return SmoothedState(jnp.zeros(num_tasks), jnp.zeros((), bool), inner.init(num_tasks))
 
     def update(gram, state, **extras):
+        check_memory(state.weights, gram)
         fresh, memory = inner.update(gram, state.inner, **extras)
         kept = jnp.where(state.started, jnp.asarray(alpha, fresh.dtype), 0)
         weights = kept * state.weights.astype(fresh.dtype) + (1 - kept) * fresh
         return weights, SmoothedState(weights.astype(state.weights.dtype), jnp.ones_like(state.started), memory)
 
-    return StatefulWeighting(init, update)
+    return StatefulWeighting(init, update, reads_gram=inner.reads_gram)

@@ -111,7 +111,7 @@ def figure_path(out: Path, default_name: str) -> Path:
     return path
 
 
-def _import_comparison(described):
+def _import_comparison(described: argparse.ArgumentParser):
     """Import what needs Flax, scikit-learn, Matplotlib and the rest, or say how to get them."""
     try:
         from mtlgrad_jax.demo import comparison

@@ -1,10 +1,11 @@
 """Two handwritten digits on one canvas, from scikit-learn's bundled digits."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from sklearn.utils import Bunch
 
 SIDE = 8  # pixels of a digit
 SHIFT = 4  # columns between the two digits, so that half of each is covered
@@ -45,7 +46,7 @@ def split_digits(seed: int, *, held_out: float = 1 / 3) -> tuple[Digits, Digits]
       >>> len(train.labels), len(test.labels), set(train.identity) & set(test.identity)
       (1198, 599, set())
     """
-    bundled = load_digits()
+    bundled = cast(Bunch, load_digits())
     everything = Digits(
         images=(bundled.images / bundled.images.max()).astype(np.float32),
         labels=bundled.target.astype(np.int32),
@@ -54,7 +55,7 @@ def split_digits(seed: int, *, held_out: float = 1 / 3) -> tuple[Digits, Digits]
     train, test = train_test_split(
         everything.identity, test_size=held_out, random_state=seed, stratify=everything.labels
     )
-    return take(everything, train), take(everything, test)
+    return take(everything, np.asarray(train)), take(everything, np.asarray(test))
 
 
 def take(digits: Digits, rows: np.ndarray) -> Digits:

@@ -28,7 +28,7 @@ def save(path: Path, runs: dict[str, Run], *, title: str, held_out: data.Pairs) 
     """
     figure = Figure(figsize=(11, 8), layout="constrained")
     figure.suptitle(title, fontsize=13)
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1.15, 3, 3))
+    top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=(1.15, 3, 3)).ravel()
     _draw_examples(top, runs, held_out)
     _draw_angles(middle, runs)
     losses, accuracy = bottom.subplots(1, 2, width_ratios=(2, 1))

@@ -1,7 +1,7 @@
 """The three problems: which two losses, on which images, and which method is meant for them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -61,14 +61,18 @@ def make(name: str, seed: int) -> Problem:
 
 def digit_losses(params: PyTree, pairs: data.Pairs) -> jax.Array:
     """Return the mean cross-entropy of the left and of the right digit, shape `(2,)`."""
-    logits = jnp.stack(TwoHeads().apply(params, pairs.canvases), axis=1)
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, pairs.labels), axis=0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(_logits(params, pairs), pairs.labels)
+    return jnp.mean(losses, axis=0)
 
 
 def digit_hits(params: PyTree, pairs: data.Pairs) -> jax.Array:
     """Return which left and right digits are read rightly, shape `(n, 2)`."""
-    logits = jnp.stack(TwoHeads().apply(params, pairs.canvases), axis=1)
-    return jnp.argmax(logits, axis=-1) == pairs.labels
+    return jnp.argmax(_logits(params, pairs), axis=-1) == pairs.labels
+
+
+def _logits(params, pairs):
+    heads = cast(tuple[jax.Array, jax.Array], TwoHeads().apply(params, pairs.canvases))
+    return jnp.stack(heads, axis=1)
 
 
 def _loss_of_each_digit(params, batches):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,8 @@ def train(
         batches = _draw(sources, jax.random.fold_in(batch_key, number))
         losses, task_grads = mtl.task_value_and_grad(problem.losses)(params, batches)
         updates, opt_state = optimizer.update(task_grads, opt_state, params, losses=losses)
-        return optax.apply_updates(params, updates), opt_state, angles(task_grads, direction=opt_state[1])
+        direction = cast(tuple, opt_state)[1]
+        return optax.apply_updates(params, updates), opt_state, angles(task_grads, direction=direction)
 
     try:
         jax.eval_shape(step, params, opt_state, 0)

@@ -4,12 +4,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from mtlgrad_jax.ground.grams import check_gram, reciprocal, row_norms
 from mtlgrad_jax.typing import Gram
 
 
-def resolution(dtype: jnp.dtype) -> float:
+def resolution(dtype: DTypeLike) -> float:
     """Return the smallest cosine that a Gram matrix of this type tells from zero, √ε.
 
     A Gram matrix holds squares, so what it knows of a short direction is known to √ε of the long gradients only.

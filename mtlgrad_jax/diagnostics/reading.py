@@ -14,7 +14,7 @@ class Reading(NamedTuple):
     gram: Gram  # (T, T), JJᵀ / 4^log2_scale
     log2_scale: jax.Array  # () int32, zero for ordinary gradients
     weights: Weights  # (T,), zero if the update was no combination of the gradients
-    gap: jax.Array  # (), the method's certificate; infinite before the first step
+    gap: jax.Array  # (), the method's certificate; the largest float before the first step
 
 
 def read(opt_state: PyTree) -> Reading:

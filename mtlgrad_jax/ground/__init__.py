@@ -2,5 +2,5 @@
 
 `ranges` powers of two · `leaves` inner products and casts of single arrays · `meshes` what is split over devices, and
 every reduction over them · `rows` stacks of task gradients, tree by tree · `grams` small Gram matrices · `keys` random
-keys in a state · `extras` keywords that a function may name.
+keys in a state · `extras` keywords that a function may name · `members` decisions under `vmap`.
 """

@@ -49,8 +49,8 @@ def contract_matrices(left: jax.Array, right: jax.Array) -> jax.Array:
     num_slices, remainder = divmod(left.shape[1], SLICE)
 
     def products(start, width):
-        parts = (lax.dynamic_slice_in_dim(rows, start, width, axis=1) for rows in (left, right))
-        return at_once(*parts)
+        cut = lambda rows: lax.dynamic_slice_in_dim(rows, start, width, axis=1)
+        return at_once(cut(left), cut(right))
 
     total = products(0, 0)  # zeros, over a mesh of the same type as the products
     total = lax.fori_loop(0, num_slices, lambda i, total: total + products(i * SLICE, SLICE), total)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mtlgrad_jax.ground.leaves import at_least_single, contract, is_inexact, map_parts, parts, per_row, times, widest
-from mtlgrad_jax.ground.meshes import AxisName, check_axes, largest_of_pieces, sum_of_pieces
+from mtlgrad_jax.ground.meshes import AxisName, all_of_pieces, check_axes, largest_of_pieces, sum_of_pieces
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 
 PyTree = Any
@@ -68,6 +68,13 @@ def _squared_lengths(leaves, exponents, dtype, axis_name):
         return jnp.sum(unit * unit, axis=tuple(range(1, unit.ndim)))
 
     return sum_of_pieces([squares(part) for leaf in leaves for part in parts(leaf)], axis_name)
+
+
+def rows_are_finite(task_grads: PyTree, *, axis_name: AxisName = None) -> jax.Array:
+    """Tell for every task whether its gradient is finite, booleans of shape `(T,)`."""
+    leaves = [leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)]
+    flags = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
+    return all_of_pieces(flags, axis_name)
 
 
 def inner_products(task_grads: PyTree, direction: PyTree, *, axis_name: AxisName = None) -> jax.Array:

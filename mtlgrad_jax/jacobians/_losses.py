@@ -1,5 +1,6 @@
 """The losses of all tasks as one vector-valued function of the trainable leaves."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,27 +15,68 @@ from mtlgrad_jax.typing import PyTree
 class Trainable(NamedTuple):
     """Where the floating-point leaves of a tree stand; the rest carries no gradient."""
 
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any  # a jax.tree_util.PyTreeDef, which type checkers do not see
     is_trainable: tuple[bool, ...]  # one per leaf
+    is_filtered: bool = False  # in place of zeros the rest gets None, as `equinox.filter_grad` has it
 
-    def split(self, tree: PyTree) -> tuple[list[jax.Array], list[jax.Array]]:
+    def split(self, tree: PyTree) -> tuple[list[jax.Array], list[Any]]:
         """Return the trainable leaves and the others."""
         marked = list(zip(jax.tree.leaves(tree), self.is_trainable, strict=True))
         return [leaf for leaf, train in marked if train], [leaf for leaf, train in marked if not train]
 
-    def merge(self, trainable: list[jax.Array], others: list[jax.Array]) -> PyTree:
+    def merge(self, trainable: list[jax.Array], others: list[Any]) -> PyTree:
         """Undo `split`."""
-        trainable, others = iter(trainable), iter(others)
-        return self.treedef.unflatten([next(trainable if train else others) for train in self.is_trainable])
+        marked, rest = iter(trainable), iter(others)
+        return self.treedef.unflatten([next(marked if train else rest) for train in self.is_trainable])
+
+    def zeros(self, others: list[Any], *leading: int) -> list[jax.Array | None]:
+        """Return what stands for the gradients of leaves that have none: None for what is no array."""
+        return [
+            None if self.is_filtered or not _is_array(leaf) else _zeros_like(leaf, (*leading, *jnp.shape(leaf)))
+            for leaf in others
+        ]
+
+
+def places_of(tree: PyTree) -> Trainable:
+    """Find the floating-point leaves of a tree, in an Equinox module the floating-point arrays."""
+    leaves, treedef = jax.tree.flatten(tree)
+    is_equinox = _contains_module_of("equinox", tree)
+    marks = (_is_array(leaf) and is_inexact(leaf) and (not is_equinox or hasattr(leaf, "dtype")) for leaf in leaves)
+    return Trainable(treedef, tuple(marks), is_equinox)
 
 
 def trainable(params: PyTree) -> Trainable:
     """Find the floating-point leaves of the parameters, or explain that there are none."""
-    leaves, treedef = jax.tree.flatten(params)
-    marks = tuple(is_inexact(leaf) for leaf in leaves)
-    if not any(marks):
-        raise ValueError(f"expected parameters with floating-point leaves, got {shapes(params)}; pass the parameters.")
-    return Trainable(treedef, marks)
+    if _contains_module_of("flax.nnx", params):
+        raise ValueError(
+            "expected parameters, got a Flax NNX module, whose other state (batch statistics, random streams) would be "
+            "lost; graph, params, rest = nnx.split(model, nnx.Param, ...), pass params, build it = nnx.merge(graph, "
+            "params, rest, copy=True) in losses_fn, return nnx.state(it, nnx.Not(nnx.Param)) as aux, with has_aux, "
+            "and hand it to nnx.update(model, aux)."
+        )
+    where = places_of(params)
+    if not any(where.is_trainable):
+        found = shapes(jax.tree.map(lambda leaf: leaf if _is_array(leaf) else None, params))
+        raise ValueError(f"expected parameters with floating-point leaves, got {found}; pass the parameters.")
+    return where
+
+
+def _is_array(leaf):
+    return isinstance(leaf, int | float | complex) or (hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
+
+
+def _zeros_like(leaf, shape):
+    return jnp.zeros_like(leaf) if shape == jnp.shape(leaf) else jnp.zeros(shape, jnp.result_type(leaf))
+
+
+def _contains_module_of(framework, tree):
+    """Whether there is a module of a framework in the tree; one that is not imported has made none."""
+    module = getattr(sys.modules.get(framework), "Module", None)
+    if module is None:
+        return False
+    return any(
+        isinstance(node, module) for node in jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, module))
+    )
 
 
 def loss_vector(losses_fn: Callable[..., Any], where: Trainable, others: list[jax.Array], has_aux: bool):

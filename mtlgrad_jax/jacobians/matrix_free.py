@@ -13,12 +13,13 @@ from mtlgrad_jax.ground.leaves import widest
 from mtlgrad_jax.ground.meshes import average_losses, split_axes
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two, undo_scale
 from mtlgrad_jax.jacobians._gram_in_blocks import gram_in_blocks
+from mtlgrad_jax.jacobians._isolation import isolated
 from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, loss_vector, map_in_chunks, trainable
-from mtlgrad_jax.jacobians._scaled_gram import out_of_range
+from mtlgrad_jax.jacobians._scaled_gram import out_of_range, scaled_gram_of
 from mtlgrad_jax.jacobians._unit_rows import to_unit, undo_unit
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
-MODES = ("forward", "reverse")
+MODES = ("forward", "reverse", "rows")
 
 
 @partial(
@@ -36,10 +37,15 @@ class MatrixFree:
 
     pull_back: Callable[[jax.Array], tuple[list[jax.Array]]]  # s ↦ Jᵀs, (T,) -> trainable leaves
     losses: jax.Array  # (T,)
-    zeros: list[jax.Array]  # the update of the leaves that have no gradient
+    zeros: list[jax.Array | None]  # the update of the leaves that have no gradient
     where: Trainable
     mode: str
     chunk_size: int | None
+
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return self.losses.shape[0]
 
     def gram(self) -> Gram:
         """Return JJᵀ."""
@@ -52,9 +58,12 @@ class MatrixFree:
         meets another, so that the products stay in range inside the network too.
         """
         if self.mode == "forward":
-            return gram_by_sweeps(self._pull, self.losses, self.chunk_size)
-        seeds = one_hot(self.losses)
-        return gram_in_blocks(lambda task: self._pull(seeds[task]), self.losses, self.chunk_size)
+            return gram_by_sweeps(lambda seed: self.pull_back(seed)[0], self.losses, self.chunk_size)
+        seeds, pull_back = one_hot(self.losses), isolated(self.pull_back, self.losses)
+        if self.mode == "rows":
+            rows = map_in_chunks(lambda seed: pull_back(seed)[0], seeds, self.chunk_size)
+            return scaled_gram_of(rows, split_axes(rows, self.losses))
+        return gram_in_blocks(lambda task: pull_back(seeds[task])[0], self.losses, self.chunk_size)
 
     def combine(self, weights: Weights, *, keep: jax.Array | None = None) -> PyTree:
         """Return Jᵀw, one backward pass; tasks outside `keep` get no weight."""
@@ -62,7 +71,7 @@ class MatrixFree:
         return self.where.merge(self._pull(weights.astype(self.losses.dtype)), self.zeros)
 
     def _pull(self, seed):
-        return self.pull_back(seed)[0]
+        return isolated(self.pull_back, self.losses)(seed)[0]
 
 
 def linearize(
@@ -91,7 +100,7 @@ def linearize(
         the transpose of the backward one, so that a `jax.custom_vjp` written in linear JAX operations is no
         obstacle. `"reverse"`: backward sweeps only, T²/(2·chunk_size) of them, for backward rules that cannot
         be transposed (kernels, rules that clip), and for bfloat16 networks, whose forward sweeps round as
-        they do.
+        they do. `"rows"`: T backward sweeps, whose gradients are all held while G is computed, as a stack holds them.
       chunk_size: Number of tasks per sweep: 1 for the least memory, None for all at once. `"forward"` holds
         `chunk_size` gradients, `"reverse"` twice as many.
       axis_name: Mesh axes over which the batch is split inside `shard_map`; the losses are averaged over them.
@@ -99,7 +108,9 @@ def linearize(
 
     Returns:
       `(losses, jac)`, or `((losses, aux), jac)`: losses `(T,)`, and J with `jac.gram()` and `jac.combine(w)`.
-      G is symmetric; its error against G from stacked gradients is that of the network's own sums.
+      G is symmetric; its error against G from stacked gradients is that of the network's own sums. What is not
+      finite in one task's own computation stays in its row and column of G, and out of `combine(w)` where its
+      weight is zero; the limits are those of `task_value_and_grad`.
 
     Raises:
       ValueError: If `mode` or `chunk_size` is unknown, the losses are not one scalar per task or differ over a
@@ -128,7 +139,7 @@ def linearize(
         return average_losses(losses, leaves, axis_name), aux
 
     losses, pull_back, aux = jax.vjp(averaged, leaves, has_aux=True)
-    jac = MatrixFree(pull_back, losses, [jnp.zeros_like(leaf) for leaf in others], where, mode, chunk_size)
+    jac = MatrixFree(pull_back, losses, where.zeros(others), where, mode, chunk_size)
     return ((losses, aux) if has_aux else losses), jac
 
 
@@ -146,6 +157,7 @@ def gram_by_sweeps(
       G and k, as `stacked.scaled_gram`.
     """
     push_forward = jax.linear_transpose(pull_back, losses)
+    pull_back = isolated(pull_back, losses)
     gradient = jax.eval_shape(pull_back, losses)
     dtype = widest([*gradient, losses])
 

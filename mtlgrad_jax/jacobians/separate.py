@@ -109,7 +109,7 @@ def separate_value_and_grad(
             aux.append(extra)
             rows.append(pull_back(jnp.ones_like(loss))[0])
         stacked = [jnp.stack(column) for column in zip(*rows, strict=True)]
-        zeros = [jnp.zeros((len(functions), *jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in others]
+        zeros = where.zeros(others, len(functions))
         aux = dict(zip(loss_fns, aux, strict=True)) if named else aux
         return ((jnp.stack(losses), aux) if has_aux else jnp.stack(losses)), where.merge(stacked, zeros)
 

@@ -1,5 +1,6 @@
-"""J at a shared representation: T gradients of its size, and one pull-back through the encoder."""
+"""J at a shared representation: T gradients of its size, one pull-back through the encoder, and what that may miss."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -7,30 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from mtlgrad_jax.ground.leaves import is_inexact, shapes
-from mtlgrad_jax.ground.meshes import average_losses, split_axes
+from mtlgrad_jax.ground.leaves import contract, shapes
+from mtlgrad_jax.ground.meshes import average_losses, split_axes, sum_of_pieces
 from mtlgrad_jax.ground.ranges import undo_scale
 from mtlgrad_jax.jacobians import matrix_free, stacked
-from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, stack_losses, trainable
-from mtlgrad_jax.jacobians._shared_encoder_checks import (
-    Verification,
-    is_disjoint,
-    representation_overlap,
-    verify,
-    warn_if_disjoint,
-)
+from mtlgrad_jax.jacobians._isolation import isolated
+from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, places_of, stack_losses, trainable
 from mtlgrad_jax.typing import Gram, PyTree, Weights
-
-__all__ = [
-    "SharedEncoder",
-    "Verification",
-    "is_disjoint",
-    "linearize",
-    "representation_overlap",
-    "verify",
-    "warn_if_disjoint",
-]
 
 HEADS = ("own", "weighted")
 
@@ -60,8 +46,14 @@ class SharedEncoder:
     @property
     def representation_grads(self) -> PyTree:
         """The rows ∇_H Lᵢ, leaves `(T, *representation_shape)`."""
-        rows = jax.vmap(lambda seed: self.pull_to_heads(seed)[1])(matrix_free.one_hot(self.losses))
+        pull_back = isolated(self.pull_to_heads, self.losses)
+        rows = jax.vmap(lambda seed: pull_back(seed)[1])(matrix_free.one_hot(self.losses))
         return self.places.representation.merge(rows, self.representation_rest)
+
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return self.losses.shape[0]
 
     def gram(self) -> Gram:
         """Return the inner products ⟨∇_H Lᵢ, ∇_H Lⱼ⟩."""
@@ -76,20 +68,20 @@ class SharedEncoder:
 
     def combine(self, weights: Weights, *, keep: jax.Array | None = None) -> PyTree:
         """Return a tree like `params`: Σ wᵢ∇_H Lᵢ pulled back through the encoder, and the heads' gradients."""
-        weights = weights if keep is None else jnp.where(keep, weights, 0)
-        heads, representation = self.pull_to_heads(weights.astype(self.losses.dtype))
+        pull_back, own = isolated(self.pull_to_heads, self.losses), jnp.ones_like(self.losses)
+        if keep is not None:
+            weights, own = jnp.where(keep, weights, 0), keep.astype(own.dtype)
+        heads, representation = pull_back(weights.astype(self.losses.dtype))
         (encoder,) = self.pull_to_encoder(representation)
         if self.heads == "own":
-            heads, _ = self.pull_to_heads(
-                jnp.ones_like(self.losses) if keep is None else keep.astype(self.losses.dtype)
-            )
+            heads, _ = pull_back(own)
         return self.places.join(encoder, self.encoder_rest, heads, self.heads_rest)
 
 
 class _Places(NamedTuple):
     """Which leaves of which tree carry a gradient."""
 
-    params: jax.tree_util.PyTreeDef
+    params: Any  # a jax.tree_util.PyTreeDef, which type checkers do not see
     encoder: Trainable
     heads: Trainable
     representation: Trainable
@@ -139,6 +131,8 @@ def linearize(
     Returns:
       `(losses, jac)`, or `((losses, aux), jac)`: losses `(T,)`, and a `typing.Jacobian` with `jac.gram()`,
       `(T, T)`, and `jac.combine(w)`, a tree like `params`. Any weighting applies, those with auxiliaries too.
+      A task whose gradient is not finite spoils its row and column of G and, with a weight of zero, nothing of
+      the encoder; with `heads="own"` its own head still gets that gradient.
 
     Raises:
       ValueError: If `params` is no such pair, `heads` is unknown, losses or representation are malformed, or
@@ -164,18 +158,18 @@ def linearize(
         raise ValueError(f"expected heads to be one of {', '.join(map(repr, HEADS))}, got {heads!r}.")
     check_chunk_size(chunk_size)
     container, encoder_params, heads_params = _unpack(params)
-    in_encoder, in_heads = trainable(encoder_params), _places_of(heads_params)
+    in_encoder, in_heads = trainable(encoder_params), places_of(heads_params)
     encoder_floats, encoder_rest = in_encoder.split(encoder_params)
     heads_floats, heads_rest = in_heads.split(heads_params)
 
     def encode(floats):
         representation = encoder_fn(in_encoder.merge(floats, encoder_rest), *args)
-        return _places_of(representation).split(representation)[0], representation
+        return places_of(representation).split(representation)[0], representation
 
     moving, pull_to_encoder, representation = jax.vjp(encode, encoder_floats, has_aux=True)
     if not moving:
         raise ValueError(f"encoder_fn expected to return floating-point leaves, got {shapes(representation)}.")
-    in_representation = _places_of(representation)
+    in_representation = places_of(representation)
     _, still = in_representation.split(representation)
 
     def score(floats, moving):
@@ -187,9 +181,9 @@ def linearize(
     losses, pull_to_heads, aux = jax.vjp(score, heads_floats, moving, has_aux=True)
     jac = SharedEncoder(
         losses=losses,
-        representation_rest=[jnp.zeros((losses.shape[0], *jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in still],
-        encoder_rest=[jnp.zeros_like(leaf) for leaf in encoder_rest],
-        heads_rest=[jnp.zeros_like(leaf) for leaf in heads_rest],
+        representation_rest=in_representation.zeros(still, losses.shape[0]),
+        encoder_rest=in_encoder.zeros(encoder_rest),
+        heads_rest=in_heads.zeros(heads_rest),
         pull_to_encoder=pull_to_encoder,
         pull_to_heads=pull_to_heads,
         places=_Places(container, in_encoder, in_heads, in_representation),
@@ -197,11 +191,6 @@ def linearize(
         chunk_size=chunk_size,
     )
     return ((losses, aux) if has_aux else losses), jac
-
-
-def _places_of(tree):
-    leaves, treedef = jax.tree.flatten(tree)
-    return Trainable(treedef, tuple(map(is_inexact, leaves)))
 
 
 def _unpack(params):
@@ -214,3 +203,138 @@ def _unpack(params):
             f"{type(params).__name__} with entries {keys}."
         )
     return container, children[0][1], children[1][1]
+
+
+class Verification(NamedTuple):
+    """Cosines of every task's gradient with the combined direction; negative where they conflict."""
+
+    at_representation: jax.Array  # (T,), of ∇_H Lᵢ with Σ wⱼ∇_H Lⱼ
+    at_parameters: jax.Array  # (T,), of the encoder's gradient of Lᵢ with that of the update
+
+
+def verify(jac: SharedEncoder, weights: Weights) -> Verification:
+    """Measure whether a direction found at the representation conflicts at the encoder's parameters.
+
+    It pulls every task's gradient back, T times the cost and memory that the representation saves: a check
+    for now and then, not for every step.
+
+    Args:
+      jac: From `linearize`.
+      weights: w, shape `(T,)`.
+
+    Returns:
+      `Verification(at_representation, at_parameters)`: cosines, shape `(T,)` each, 0 for a zero gradient or
+      a zero direction. A task with a negative cosine is hurt; where the direction all but vanishes the
+      cosine is rounding error.
+
+    Example:
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> def encoder_fn(theta):
+      ...     return jnp.array([3.0, 1.0]) * theta
+      >>> def heads_fn(heads, h):
+      ...     return jnp.stack([h[0] + 2 * h[1], h[1] - h[0]])
+      >>> losses, jac = mtl.jacobians.shared_encoder.linearize(encoder_fn, heads_fn, (jnp.zeros(2), None))
+      >>> cosines = mtl.jacobians.shared_encoder.verify(jac, mtl.weightings.mgda(jac.gram()))
+      >>> cosines.at_representation > 0, cosines.at_parameters > 0
+      (Array([ True,  True], dtype=bool), Array([False,  True], dtype=bool))
+    """
+    rows, _ = jac.places.representation.split(jac.representation_grads)
+    full = jax.vmap(lambda row: jac.pull_to_encoder(row)[0])(rows)
+    at_parameters, _ = stacked.scaled_gram(full, axis_name=split_axes(full, jac.losses))
+    return Verification(_cosines(jac.scaled_gram()[0], weights), _cosines(at_parameters, weights))
+
+
+def representation_overlap(jac: SharedEncoder) -> jax.Array:
+    """Measure how much of the representation each pair of tasks shares.
+
+    Args:
+      jac: From `linearize`.
+
+    Returns:
+      Shape `(T, T)`, float32: entries of H with a non-zero gradient of both tasks, relative to those of the
+      task with fewer. One if they use the same entries; zero if they never meet, as when no sample carries
+      both labels, and for a zero gradient.
+
+    Example:
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> def heads_fn(heads, h):
+      ...     return jnp.stack([h[0] ** 2, h[1] ** 2, (h[0] - h[1]) ** 2])
+      >>> _, jac = mtl.jacobians.shared_encoder.linearize(lambda e: e, heads_fn, (jnp.array([1.0, 2.0]), None))
+      >>> mtl.jacobians.shared_encoder.representation_overlap(jac)
+      Array([[1., 0., 1.],
+             [0., 1., 1.],
+             [1., 1., 1.]], dtype=float32)
+    """
+    rows, _ = jac.places.representation.split(jac.representation_grads)
+    used = [(row != 0).astype(jnp.float32) for row in rows]
+    counts = sum_of_pieces([contract(row, row, 1) for row in used], split_axes(used, jac.losses))
+    sizes = jnp.diagonal(counts)
+    return counts / jnp.maximum(jnp.minimum(sizes[:, None], sizes[None, :]), 1)
+
+
+def is_disjoint(jac: SharedEncoder) -> jax.Array:
+    """Tell whether no two tasks meet at the representation, so that its Gram matrix carries no interaction.
+
+    Args:
+      jac: From `linearize`.
+
+    Returns:
+      A boolean scalar, usable under jit; false with fewer than two tasks that have a gradient.
+
+    Example:
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> def heads_fn(heads, h, owner):
+      ...     return jnp.stack([jnp.sum(jnp.where(owner == task, h**2, 0)) for task in range(2)])
+      >>> def encoder_fn(encoder, owner):
+      ...     return encoder
+      >>> params = (jnp.ones(3), None)
+      >>> _, jac = mtl.jacobians.shared_encoder.linearize(encoder_fn, heads_fn, params, jnp.array([0, 1, 1]))
+      >>> mtl.jacobians.shared_encoder.is_disjoint(jac)
+      Array(True, dtype=bool)
+    """
+    overlap = representation_overlap(jac)
+    present = jnp.diagonal(overlap) > 0
+    return (jnp.sum(present) > 1) & (jnp.sum(overlap > 0) == jnp.sum(present))
+
+
+def warn_if_disjoint(jac: SharedEncoder) -> None:
+    """Warn, also from inside a jitted function, when no two tasks meet at the representation.
+
+    The warning travels to the host (`jax.debug.callback`) in the steps that need it; call it while setting
+    up, and leave it out of a step that is to run at full speed.
+
+    Args:
+      jac: From `linearize`.
+
+    Example:
+      >>> import warnings
+      >>> import jax, jax.numpy as jnp, mtlgrad_jax as mtl
+      >>> _, jac = mtl.jacobians.shared_encoder.linearize(lambda e: e, lambda heads, h: h**2, (jnp.ones(2), None))
+      >>> with warnings.catch_warnings(record=True) as caught:
+      ...     warnings.simplefilter("always")
+      ...     mtl.jacobians.shared_encoder.warn_if_disjoint(jac)
+      ...     jax.effects_barrier()
+      >>> len(caught)
+      1
+    """
+    lax.cond(is_disjoint(jac), lambda: jax.debug.callback(_warn), lambda: None)
+
+
+def _warn():
+    warnings.warn(
+        "No two tasks have a gradient at the same entry of the representation, as when every sample carries one "
+        "label only: the Gram matrix is diagonal and shows no conflict. Use task_value_and_grad or matrix_free.",
+        stacklevel=2,
+    )
+
+
+def _cosines(gram, weights):
+    weights = weights.astype(gram.dtype)
+    slope = jnp.matmul(gram, weights, precision=lax.Precision.HIGHEST)
+    square = jnp.matmul(weights, slope, precision=lax.Precision.HIGHEST)
+    lengths, size = jnp.sqrt(jnp.maximum(jnp.diagonal(gram), 0)), jnp.sqrt(jnp.maximum(square, 0))
+    return jnp.clip(_divide(_divide(slope, lengths), size), -1, 1)
+
+
+def _divide(numerator, length):
+    return jnp.where(length > 0, numerator / jnp.where(length > 0, length, 1), 0)

@@ -11,6 +11,7 @@ from jax import lax
 
 from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_inexact, shapes
 from mtlgrad_jax.ground.ranges import undo_scale
+from mtlgrad_jax.jacobians._isolation import isolated
 from mtlgrad_jax.jacobians._losses import check_chunk_size, loss_vector, map_in_chunks, trainable
 from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
 from mtlgrad_jax.typing import AxisName, Gram, PyTree, Weights
@@ -138,12 +139,26 @@ def _shapes_beside(task_grads, params):
             f"{_WANTED} in a tree like the parameters {shapes(params)}, got {strange[0]} in {shapes(task_grads)}; "
             f"{_ADVICE}, or jax.tree.map(lambda *rows: jnp.stack(rows), *grads) of one gradient per task."
         )
+    ends = {path for path, _ in jax.tree_util.tree_leaves_with_path(task_grads, is_leaf=_is_empty)}
+    missing = [p for p, leaf in own.items() if is_inexact(leaf) and not any(p[:n] in ends for n in range(len(p) + 1))]
+    if missing:
+        raise ValueError(
+            f"{_WANTED} in a tree like the parameters {shapes(params)}, got none for "
+            f"{jax.tree_util.keystr(missing[0])} in {shapes(task_grads)}; {_ADVICE}, or leave None in its place."
+        )
     return [(jnp.shape(leaf), jnp.shape(own[path])) for path, leaf in found.items()]
+
+
+def _is_empty(node):
+    """Whether a tree has no leaves, as None and what `optax.masked` leaves behind."""
+    return not jax.tree.leaves(node)
 
 
 def _is_flattened(pairs):
     """Whether T gradients and their parameters were each made one vector, as `optax.flatten` does."""
-    ((shape, own),) = pairs if len(pairs) == 1 else [((), ())]
+    if len(pairs) != 1:
+        return False
+    ((shape, own),) = pairs
     return len(shape) == len(own) == 1 and own[0] > 0 and shape[0] % own[0] == 0
 
 
@@ -262,10 +277,16 @@ def task_value_and_grad(
     Returns:
       A function returning `(losses, task_grads)`, or `((losses, aux), task_grads)`: losses `(T,)`, and a tree
       like `params` with leaves `(T, *param_shape)`, row i the gradient of loss i. Integer parameters get
-      zeros, `None` stays `None`.
+      zeros, `None` stays `None`, functions and strings become it. An Equinox module gets what
+      `equinox.filter_grad` gives: None for all but floating-point arrays.
+
+      What is not finite in one task's own computation (0/0, the root of zero) stays in its row, also when the
+      tasks are the entries of one vector. Only faults of what all share, or inside a `lax.scan`, `shard_map`
+      or kernel that computes several tasks at once, spoil every row.
 
     Raises:
-      ValueError: If the losses are not a vector or a flat container of scalars.
+      ValueError: If the losses are not a vector or a flat container of scalars, or the parameters are a Flax
+        NNX module, whose other state would be lost.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
@@ -285,8 +306,9 @@ def task_value_and_grad(
         floats, others = where.split(params)
         function = loss_vector(losses_fn, where, others, has_aux)
         losses, pull_back, aux = jax.vjp(lambda leaves: function(leaves, *args, **kwargs), floats, has_aux=True)
+        pull_back = isolated(pull_back, losses)
         rows = map_in_chunks(lambda seed: pull_back(seed)[0], jnp.diag(jnp.ones_like(losses)), chunk_size)
-        zeros = [jnp.zeros((losses.shape[0], *jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in others]
+        zeros = where.zeros(others, losses.shape[0])
         return ((losses, aux) if has_aux else losses), where.merge(rows, zeros)
 
     return value_and_grad

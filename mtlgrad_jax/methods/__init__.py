@@ -2,8 +2,15 @@
 
 import importlib
 import pkgutil
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from mtlgrad_jax.typing import Claims
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> ModuleType:  # what `names` finds; a list of them for type checkers would be a third
+        ...
 
 
 def names() -> list[str]:

@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import check_gram
 from mtlgrad_jax.typing import Gram
 
 
-def check_losses(losses: jax.Array | None, gram: Gram, method: str, *, name: str = "losses") -> jax.Array:
+def check_losses(losses: ArrayLike | None, gram: Gram, method: str, *, name: str = "losses") -> jax.Array:
     """Return losses of shape `(T,)` in the dtype of the Gram matrix, or explain how to pass them."""
     check_gram(gram)
     if losses is None:

@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.core import Tracer
 
 from mtlgrad_jax.ground.grams import check_gram
-from mtlgrad_jax.typing import Gram
+from mtlgrad_jax.typing import Gram, PerTask
 
 
-def resolve(preference: ArrayLike | None, gram: Gram) -> jax.Array:
+def resolve(preference: PerTask | None, gram: Gram) -> jax.Array:
     """Return p in the dtype of the Gram matrix, 1/T each by default.
 
     Args:
@@ -31,7 +31,7 @@ def resolve(preference: ArrayLike | None, gram: Gram) -> jax.Array:
     return check_nonnegative(p, "preference", preference)
 
 
-def resolve_positive(preference: ArrayLike | None, gram: Gram, *, name: str = "preference") -> jax.Array:
+def resolve_positive(preference: PerTask | None, gram: Gram, *, name: str = "preference") -> jax.Array:
     """Return p as `resolve` does where the method divides by it: positive, and summing to one.
 
     Args:
@@ -51,14 +51,14 @@ def resolve_positive(preference: ArrayLike | None, gram: Gram, *, name: str = "p
     p = jnp.asarray(preference, gram.dtype)
     if p.shape != (num_tasks,):
         raise ValueError(f"expected {name} of shape ({num_tasks},), one number per task, got {p.shape}.")
-    if not isinstance(preference, jax.core.Tracer) and not np.all(np.asarray(preference) > 0):
+    if not isinstance(preference, Tracer) and not np.all(np.asarray(preference) > 0):
         raise ValueError(f"expected {name} to be positive, one number per task, got {preference}.")
     p = jnp.maximum(p, jnp.finfo(p.dtype).eps * jnp.max(p))
     return p / jnp.sum(p)
 
 
-def check_nonnegative(values: jax.Array, name: str, given: ArrayLike) -> jax.Array:
+def check_nonnegative(values: jax.Array, name: str, given: PerTask) -> jax.Array:
     """Return the values, or refuse negative ones where they are known at trace time."""
-    if not isinstance(given, jax.core.Tracer) and np.any(np.asarray(given) < 0):
+    if not isinstance(given, Tracer) and np.any(np.asarray(given) < 0):
         raise ValueError(f"expected {name} of at least zero, one number per task, got {given}.")
     return values

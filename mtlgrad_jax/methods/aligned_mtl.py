@@ -1,15 +1,15 @@
 """Aligned-MTL: the gradients made orthogonal and equally long, as gently as possible."""
 
 from functools import partial
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import dot, without_scale
 from mtlgrad_jax.methods import _preference, _spectral
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims(
     "nearest orthogonal gradients",
@@ -23,10 +23,11 @@ CLAIMS = Claims(
 )
 
 
-SCALES = ("min", "median", "rmse")
+Scale = Literal["min", "median", "rmse"]
+SCALES = get_args(Scale)
 
 
-def weights(gram: Gram, *, preference: ArrayLike | None = None, scale: str = "min") -> Weights:
+def weights(gram: Gram, *, preference: PerTask | None = None, scale: Scale = "min") -> Weights:
     """Weigh tasks by the nearest gradients that are orthogonal and of one length.
 
     All principal components of J are brought to the size of one of them, which removes both conflict and
@@ -79,8 +80,8 @@ def _chosen(values, kept, scale):
 def aligned_mtl(
     num_tasks: int | None = None,
     *,
-    preference: ArrayLike | None = None,
-    scale: str = "min",
+    preference: PerTask | None = None,
+    scale: Scale = "min",
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

@@ -1,16 +1,16 @@
 """CAGrad: near the average gradient, what serves the worst-off task best."""
 
 from functools import partial
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import max_min_gap, max_min_in_ball
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims(
     "best worst case near the mean",
@@ -24,11 +24,12 @@ CLAIMS = Claims(
 )
 
 
-RESCALES = ("none", "1+c", "1+c^2")
+Rescale = Literal["none", "1+c", "1+c^2"]
+RESCALES = get_args(Rescale)
 
 
 def weights(
-    gram: Gram, *, c: jax.Array | float = 0.4, rescale: str = "none", preference: ArrayLike | None = None
+    gram: Gram, *, c: jax.Array | float = 0.4, rescale: Rescale = "none", preference: PerTask | None = None
 ) -> Weights:
     """Weigh tasks so that the worst-off task gains most among updates near the average gradient.
 
@@ -72,8 +73,8 @@ def cagrad_gap(
     weights: Weights,
     *,
     c: jax.Array | float = 0.4,
-    rescale: str = "none",
-    preference: ArrayLike | None = None,
+    rescale: Rescale = "none",
+    preference: PerTask | None = None,
 ) -> jax.Array:
     """Measure how far weights are from CAGrad's, by the duality gap of its program.
 
@@ -107,8 +108,8 @@ def cagrad(
     num_tasks: int | None = None,
     *,
     c: jax.Array | float = 0.4,
-    rescale: str = "none",
-    preference: ArrayLike | None = None,
+    rescale: Rescale = "none",
+    preference: PerTask | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

@@ -4,12 +4,11 @@ from functools import partial
 
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal, without_scale
 from mtlgrad_jax.methods import _preference, _spectral
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims(
     "equal angles with all gradients",
@@ -25,7 +24,7 @@ CLAIMS = Claims(
 LENGTHS = ("projection", "minimum", "maximum", "arithmetic", "harmonic", "geometric")
 
 
-def weights(gram: Gram, *, preference: ArrayLike | None = None, length: str | int = "projection") -> Weights:
+def weights(gram: Gram, *, preference: PerTask | None = None, length: str | int = "projection") -> Weights:
     """Weigh tasks so that the update makes the same acute angle with every gradient.
 
     The direction does not change when a loss is rescaled; the length is the sum of the projections of all
@@ -99,7 +98,7 @@ def _projected(lengths, length):
 def conflict_free(
     num_tasks: int | None = None,
     *,
-    preference: ArrayLike | None = None,
+    preference: PerTask | None = None,
     length: str | int = "projection",
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",

@@ -4,12 +4,11 @@ from functools import partial
 
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import check_gram
 from mtlgrad_jax.methods._preference import check_nonnegative
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights, without_gram
 
 CLAIMS = Claims(
     "fixed weights",
@@ -20,7 +19,8 @@ CLAIMS = Claims(
 )
 
 
-def weights(gram: Gram, *, weights: ArrayLike) -> Weights:
+@without_gram
+def weights(gram: Gram, *, weights: PerTask) -> Weights:
     """Weigh tasks by fixed numbers.
 
     Linear scalarisation: gradient descent on Σ wᵢLᵢ.
@@ -50,7 +50,7 @@ def weights(gram: Gram, *, weights: ArrayLike) -> Weights:
 def constant(
     num_tasks: int | None = None,
     *,
-    weights: ArrayLike,
+    weights: PerTask,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

@@ -1,6 +1,7 @@
 """Auxiliary tasks that may speak only while they agree with the primary."""
 
 from functools import partial
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,11 @@ CLAIMS = Claims(
 )
 
 
-GATES = ("weighted", "unweighted")
+Gate = Literal["weighted", "unweighted"]
+GATES = get_args(Gate)
 
 
-def weights(gram: Gram, *, gate: str = "weighted", strength: jax.Array | float = 1.0) -> Weights:
+def weights(gram: Gram, *, gate: Gate = "weighted", strength: jax.Array | float = 1.0) -> Weights:
     """Add the auxiliary gradients whose cosine with the primary gradient is positive.
 
     The cheapest protection of a primary task: auxiliaries that conflict with it are left out.
@@ -64,7 +66,7 @@ def weights(gram: Gram, *, gate: str = "weighted", strength: jax.Array | float =
 def cosine_gate(
     num_tasks: int | None = None,
     *,
-    gate: str = "weighted",
+    gate: Gate = "weighted",
     strength: jax.Array | float = 1.0,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",

@@ -11,7 +11,7 @@ from mtlgrad_jax.ground.grams import dot, reciprocal
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights, without_gram
 
 CLAIMS = Claims(
     "weighted sum, drawn to a ray",
@@ -23,8 +23,9 @@ CLAIMS = Claims(
 )
 
 
+@without_gram
 def weights(
-    gram: Gram, *, losses: jax.Array | None = None, ray: ArrayLike | None = None, strength: jax.Array | float = 2.0
+    gram: Gram, *, losses: ArrayLike | None = None, ray: PerTask | None = None, strength: jax.Array | float = 2.0
 ) -> Weights:
     """Weigh tasks so that their weighted sum falls and the losses turn towards a ray.
 
@@ -69,7 +70,7 @@ def weights(
 def cosmos(
     num_tasks: int | None = None,
     *,
-    ray: ArrayLike | None = None,
+    ray: PerTask | None = None,
     strength: jax.Array | float = 2.0,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",

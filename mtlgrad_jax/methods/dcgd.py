@@ -1,6 +1,7 @@
 """DCGD: two losses, and a direction inside the cone that hurts neither."""
 
 from functools import partial
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 import optax
@@ -23,10 +24,11 @@ CLAIMS = Claims(
 )
 
 
-VARIANTS = ("center", "projection", "average")
+Variant = Literal["center", "projection", "average"]
+VARIANTS = get_args(Variant)
 
 
-def weights(gram: Gram, *, variant: str = "center") -> Weights:
+def weights(gram: Gram, *, variant: Variant = "center") -> Weights:
     """Weigh two tasks so that their summed gradient moves into the cone that hurts neither.
 
     Made for physics-informed networks, whose residual and boundary losses pull apart.
@@ -76,7 +78,7 @@ def weights(gram: Gram, *, variant: str = "center") -> Weights:
 def dcgd(
     num_tasks: int | None = None,
     *,
-    variant: str = "center",
+    variant: Variant = "center",
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

@@ -4,19 +4,18 @@ from functools import partial
 
 import jax
 import optax
-from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import nnls
 from mtlgrad_jax.solvers.certificates import nnls_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims("mean gradient made to hurt no task", keeps="CPZF", sums_to="1", costs="program")
 
 
-def weights(gram: Gram, *, preference: ArrayLike | None = None) -> Weights:
+def weights(gram: Gram, *, preference: PerTask | None = None) -> Weights:
     """Weigh tasks so that the update is the average gradient, projected onto what hurts no task.
 
     The least change of the average that leaves a non-negative inner product with every gradient.
@@ -47,7 +46,7 @@ def weights(gram: Gram, *, preference: ArrayLike | None = None) -> Weights:
     return p + nnls(gram, dot(gram, p)).x
 
 
-def dualproj_gap(gram: Gram, weights: Weights, *, preference: ArrayLike | None = None) -> jax.Array:
+def dualproj_gap(gram: Gram, weights: Weights, *, preference: PerTask | None = None) -> jax.Array:
     """Measure how far weights are from DualProj's, by the optimality conditions of the projection.
 
     Args:
@@ -71,7 +70,7 @@ def dualproj_gap(gram: Gram, weights: Weights, *, preference: ArrayLike | None =
 def dualproj(
     num_tasks: int | None = None,
     *,
-    preference: ArrayLike | None = None,
+    preference: PerTask | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

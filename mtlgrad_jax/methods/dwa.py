@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
@@ -64,6 +65,7 @@ def weighting(*, temperature: float = 2.0, steps_per_period: int = 1) -> Statefu
         )
 
     def update(gram, state, *, losses=None):
+        check_memory(state.total, gram)
         losses = check_losses(losses, gram, "dwa").astype(state.total.dtype)
         comparable = (state.num_periods >= 2) & _positive(state.last) & _positive(state.before_last)
         ratio = jnp.where(comparable, state.last / jnp.where(comparable, state.before_last, 1), 1)
@@ -81,7 +83,7 @@ def weighting(*, temperature: float = 2.0, steps_per_period: int = 1) -> Statefu
             num_periods=jnp.minimum(state.num_periods + full.astype(jnp.int32), 2),
         )
 
-    return StatefulWeighting(init, update)
+    return StatefulWeighting(init, update, reads_gram=False)
 
 
 def _positive(losses):

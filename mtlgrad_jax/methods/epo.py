@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
@@ -13,7 +12,7 @@ from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.solvers import min_norm, nnls
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims(
     "to where a ray meets the front",
@@ -26,7 +25,7 @@ CLAIMS = Claims(
 LEAST_SHARE = 1e-3  # of its even share, at which the pull on a loss far below the ray no longer grows
 
 
-def weights(gram: Gram, *, losses: jax.Array | None = None, ray: ArrayLike | None = None) -> Weights:
+def weights(gram: Gram, *, losses: ArrayLike | None = None, ray: PerTask | None = None) -> Weights:
     """Weigh tasks so that all losses fall along a ray while they are balanced towards it.
 
     Two parts. The first is MGDA in the units of the ray: it lowers all losses, the worst relative to r as much as it
@@ -93,7 +92,7 @@ def _pull(relative):
 def epo(
     num_tasks: int | None = None,
     *,
-    ray: ArrayLike | None = None,
+    ray: PerTask | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

@@ -5,12 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import alpha_fair, fairness_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims(
     "α-fair shares",
@@ -29,7 +28,7 @@ def weights(
     gram: Gram,
     *,
     alpha: jax.Array | float = 1.0,
-    preference: ArrayLike | None = None,
+    preference: PerTask | None = None,
     log2_scale: jax.Array | int = 0,
 ) -> Weights:
     """Weigh tasks so that their progress is shared α-fairly.
@@ -72,7 +71,7 @@ def fairgrad(
     num_tasks: int | None = None,
     *,
     alpha: jax.Array | float = 1.0,
-    preference: ArrayLike | None = None,
+    preference: PerTask | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.methods._extras import check_losses, log_losses, softmax_where
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
@@ -55,6 +56,7 @@ def weighting(*, learning_rate: float = 0.025, decay: float = 1e-3) -> StatefulW
         return FamoState(jnp.zeros(num_tasks), jnp.zeros(num_tasks))
 
     def update(gram, state, *, losses=None, previous_batch_losses=None):
+        check_memory(state.logits, gram)
         losses = check_losses(losses, gram, "famo")
         after = losses if previous_batch_losses is None else previous_batch_losses
         after = check_losses(after, gram, "famo", name="previous_batch_losses")
@@ -71,7 +73,7 @@ def weighting(*, learning_rate: float = 0.025, decay: float = 1e-3) -> StatefulW
         weights = softmax_where(jax.nn.log_softmax(logits) - log_now, usable)
         return weights, FamoState(logits.astype(state.logits.dtype), losses.astype(state.losses.dtype))
 
-    return StatefulWeighting(init, update)
+    return StatefulWeighting(init, update, reads_gram=False)
 
 
 def famo(

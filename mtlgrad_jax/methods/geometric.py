@@ -1,17 +1,18 @@
 """The gradient of the geometric mean of the losses."""
 
-import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from mtlgrad_jax.methods._extras import check_losses, exp_in_range, log_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights, without_gram
 
 CLAIMS = Claims("geometric mean of the losses", keeps="PLZF", needs="L", sums_to="1", costs="–")
 
 
-def weights(gram: Gram, *, losses: jax.Array | None = None) -> Weights:
+@without_gram
+def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
     """Weigh tasks so that the update is the gradient of the geometric mean of the losses.
 
     A task's pull is relative to its loss, and multiplying any loss by a constant changes the length of the

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.ground.grams import reciprocal, row_norms
+from mtlgrad_jax.ground.grams import check_memory, reciprocal, row_norms
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
@@ -55,6 +55,7 @@ def weighting(*, alpha: float = 1.5, learning_rate: float = 0.025) -> StatefulWe
         return GradNormState(jnp.ones(num_tasks), jnp.ones(num_tasks), jnp.zeros((), bool))
 
     def update(gram, state, *, losses=None):
+        check_memory(state.weights, gram)
         losses = check_losses(losses, gram, "gradnorm")
         num_tasks = gram.shape[0]
         initial = jnp.where(state.started, state.initial_losses.astype(gram.dtype), losses)

@@ -41,7 +41,8 @@ def weights(gram: Gram, *, clean_weight: float = 0.0, present: jax.Array | None 
     References:
       Wang et al., "Gradient-guided loss masking for neural machine translation", arXiv 2102.13549.
     """
-    agrees = (gram[0] > 0) & (jnp.arange(check_gram(gram)) > 0)
+    num_tasks = check_gram(gram)
+    agrees = (gram[0] > 0) & (jnp.arange(num_tasks) > 0)
     kept = (agrees if present is None else agrees & present).astype(gram.dtype)
     weights = kept / jnp.maximum(jnp.sum(kept), 1)
     return weights.at[0].set(jnp.asarray(clean_weight, gram.dtype))

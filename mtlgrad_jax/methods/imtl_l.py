@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
@@ -51,6 +52,7 @@ def weighting(*, learning_rate: float = 0.025) -> StatefulWeighting:
         return ImtlLState(jnp.zeros(num_tasks))
 
     def update(gram, state, *, losses=None):
+        check_memory(state.log_scales, gram)
         losses = check_losses(losses, gram, "imtl_l")
         log_scales = state.log_scales.astype(gram.dtype)
         scales = jnp.exp(log_scales)
@@ -60,7 +62,7 @@ def weighting(*, learning_rate: float = 0.025) -> StatefulWeighting:
         moved = jnp.clip(log_scales - change, -limit, limit).astype(state.log_scales.dtype)
         return scales, ImtlLState(moved)
 
-    return StatefulWeighting(init, update)
+    return StatefulWeighting(init, update, reads_gram=False)
 
 
 def imtl_l(

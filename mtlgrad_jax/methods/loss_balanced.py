@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import reciprocal, row_norms
 from mtlgrad_jax.ground.leaves import at_least_single, cast_like, times
@@ -18,7 +19,7 @@ from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PyTree, RowMet
 CLAIMS = Claims("gradients of log L of one length", keeps="PZSF", needs="RLS", sums_to="T/L", costs="T gradients")
 
 
-def weights(gram: Gram, *, losses: jax.Array | None = None) -> Weights:
+def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
     """Weigh tasks so that all pull equally, as hard as the one whose logarithmic loss is steepest.
 
     The logarithm makes losses comparable, the rescaling makes gradients comparable; multiplying any loss by a
@@ -76,7 +77,7 @@ def rows(*, beta: optax.ScalarOrSchedule = 0.9) -> RowMethod:
         gram, _ = stacked.scaled_gram(averages, axis_name=axis_name)
         alpha = weights(gram, losses=jnp.ones_like(gram[0]))
         direction = cast_like(stacked.combine(averages, alpha), jax.tree.map(lambda leaf: leaf[0], task_grads))
-        return direction, alpha, LossBalancedState(averages, optax.safe_increment(state.count))
+        return direction, alpha, LossBalancedState(averages, jnp.asarray(optax.safe_increment(state.count)))
 
     return RowMethod(init, update)
 

@@ -1,6 +1,7 @@
 """MGDA: the point of smallest norm in the convex hull of the gradients."""
 
 from functools import partial
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.solvers import min_norm
 from mtlgrad_jax.solvers.certificates import min_norm_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Solver, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, PerTask, Solver, Weights
 
 CLAIMS = Claims(
     "shortest convex combination",
@@ -28,15 +29,16 @@ CLAIMS = Claims(
 )
 
 
-NORMALIZATIONS = ("none", "l2", "loss", "loss+")
+Normalization = Literal["none", "l2", "loss", "loss+"]
+NORMALIZATIONS = get_args(Normalization)
 
 
 def weights(
     gram: Gram,
     *,
-    normalization: str = "none",
-    preference: ArrayLike | None = None,
-    losses: jax.Array | None = None,
+    normalization: Normalization = "none",
+    preference: PerTask | None = None,
+    losses: ArrayLike | None = None,
     log2_scale: jax.Array | int = 0,
     solver: Solver = min_norm,
 ) -> Weights:
@@ -98,8 +100,8 @@ def weights(
 def mgda(
     num_tasks: int | None = None,
     *,
-    normalization: str = "none",
-    preference: ArrayLike | None = None,
+    normalization: Normalization = "none",
+    preference: PerTask | None = None,
     solver: Solver | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",

@@ -1,6 +1,6 @@
 """MoCo: MGDA's program followed on gradients averaged over the steps."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,8 @@ def rows(*, beta: optax.ScalarOrSchedule = 0.5, gamma: optax.ScalarOrSchedule = 
         slope = slope + jnp.asarray(rho, gram.dtype) * weights
         weights = descend(weights, slope, jnp.asarray(_at(gamma, state.count), gram.dtype))
         direction = cast_like(stacked.combine(averages, weights), jax.tree.map(lambda leaf: leaf[0], task_grads))
-        state = MocoState(averages, weights.astype(state.weights.dtype), optax.safe_increment(state.count))
-        return direction, weights, state
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return direction, weights, MocoState(averages, weights.astype(state.weights.dtype), count)
 
     return RowMethod(init, update)
 
@@ -91,5 +91,5 @@ def moco(
     return aggregate(rows(beta=beta, gamma=gamma, rho=rho), num_tasks, axis_name=axis_name, nonfinite=nonfinite)
 
 
-def _at(value, count):
+def _at(value, count) -> Any:
     return value(count) if callable(value) else value

@@ -12,7 +12,7 @@ from mtlgrad_jax.ground.meshes import all_of_pieces
 from mtlgrad_jax.ground.rows import zeros_like_rows
 from mtlgrad_jax.jacobians.stacked import Stacked
 from mtlgrad_jax.methods import conflict_free
-from mtlgrad_jax.transforms.aggregate import check_options, empty_record, record
+from mtlgrad_jax.transforms.aggregate import check_options, check_state, empty_record, record
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, PyTree
 
 CLAIMS = Claims(
@@ -82,13 +82,15 @@ def momentum_conflict_free(
       Liu et al. (ConFIG), arXiv 2408.11104, algorithm 1; waiting for all tasks and ε as in its published code.
     """
     check_options(True, num_tasks, nonfinite)
+    assert num_tasks is not None  # as was just checked
     method = step.ready(conflict_free.weights)
 
-    def init(params):
+    def init(params) -> PyTree:
         return empty_record(num_tasks, params, _empty_memory(num_tasks, params))
 
-    def update(updates, state, params=None, *, task=None, **extra_args):
+    def update(updates, state, params=None, *, task=None, **extra_args) -> tuple[PyTree, PyTree]:
         del params, extra_args  # unused
+        check_state(state, num_tasks)
         memory = state.memory
         _check_shapes(updates, memory.momenta)
         task = jnp.asarray(memory.next_task if task is None else task, jnp.int32)

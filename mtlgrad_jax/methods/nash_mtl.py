@@ -5,14 +5,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import dot, reciprocal
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import alpha_fair, fairness_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims(
     "Nash bargain",
@@ -30,7 +29,7 @@ def weights(
     gram: Gram,
     *,
     max_norm: jax.Array | float | None = 1.0,
-    preference: ArrayLike | None = None,
+    preference: PerTask | None = None,
     log2_scale: jax.Array | int = 0,
 ) -> Weights:
     """Weigh tasks by the Nash bargaining solution, in which the product of their gains is largest.
@@ -76,7 +75,7 @@ def nash_mtl(
     num_tasks: int | None = None,
     *,
     max_norm: jax.Array | float | None = 1.0,
-    preference: ArrayLike | None = None,
+    preference: PerTask | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

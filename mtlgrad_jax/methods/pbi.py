@@ -12,7 +12,7 @@ from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights, without_gram
 
 CLAIMS = Claims(
     "down a ray, and towards it",
@@ -24,13 +24,14 @@ CLAIMS = Claims(
 )
 
 
+@without_gram
 def weights(
     gram: Gram,
     *,
-    losses: jax.Array | None = None,
-    ray: ArrayLike | None = None,
+    losses: ArrayLike | None = None,
+    ray: PerTask | None = None,
     theta: jax.Array | float = 5.0,
-    ideal: jax.Array | float = 0.0,
+    ideal: ArrayLike = 0.0,
 ) -> Weights:
     """Weigh tasks so that the losses come down a ray, and towards it.
 
@@ -82,9 +83,9 @@ def _across(along, vector):
 def pbi(
     num_tasks: int | None = None,
     *,
-    ray: ArrayLike | None = None,
+    ray: PerTask | None = None,
     theta: jax.Array | float = 5.0,
-    ideal: jax.Array | float = 0.0,
+    ideal: ArrayLike = 0.0,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

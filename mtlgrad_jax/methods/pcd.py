@@ -5,13 +5,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
-from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal
+from mtlgrad_jax.ground.grams import check_gram, check_memory, dot, normalize_rows, reciprocal
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.solvers import nnls
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Method, Nonfinite, StatefulWeighting
+from mtlgrad_jax.typing import AxisName, Claims, Method, Nonfinite, PerTask, StatefulWeighting
 
 CLAIMS = Claims("primary, and a share for the rest", keeps="F", needs="S", sums_to="1", costs="program")
 
@@ -21,11 +20,11 @@ class PcdState(NamedTuple):
 
     rms: jax.Array  # (T,), √EMA‖gᵢ‖², not yet corrected for its start at zero
     num_steps: jax.Array  # () int32
-    gap: jax.Array  # (), certificate of the projection; infinite where no direction keeps the guarantee
+    gap: jax.Array  # (), certificate of the projection; largest float at first, infinite without a direction
 
 
 def weighting(
-    *, tau: ArrayLike = 0.02, beta: jax.Array | float = 0.999, eps: jax.Array | float = 0.0
+    *, tau: PerTask = 0.02, beta: jax.Array | float = 0.999, eps: jax.Array | float = 0.0
 ) -> StatefulWeighting:
     """Follow the primary gradient while every auxiliary gains a share of what its own gradient would give.
 
@@ -60,10 +59,11 @@ def weighting(
     """
 
     def init(num_tasks):
-        return PcdState(jnp.zeros(num_tasks, jnp.float32), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, jnp.float32))
+        unknown = jnp.full((), jnp.finfo(jnp.float32).max, jnp.float32)
+        return PcdState(jnp.zeros(num_tasks, jnp.float32), jnp.zeros((), jnp.int32), unknown)
 
     def update(gram, state, *, log2_scale=0):
-        check_gram(gram)
+        check_memory(state.rms, gram)
         decay = jnp.asarray(beta, gram.dtype)
         correlation, scaled_lengths = normalize_rows(gram)
         lengths = scale_by_power_of_two(scaled_lengths, jnp.asarray(log2_scale))
@@ -110,7 +110,7 @@ def _shares(tau, gram):
 def pcd(
     num_tasks: int | None = None,
     *,
-    tau: ArrayLike = 0.02,
+    tau: PerTask = 0.02,
     beta: jax.Array | float = 0.999,
     eps: jax.Array | float = 0.0,
     axis_name: AxisName = None,

@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.typing import ArrayLike
 
 from mtlgrad_jax.combinators.keyed import keyed
 from mtlgrad_jax.ground.grams import check_gram, dot
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims(
     "sum of gradients projected pairwise",
@@ -24,7 +23,7 @@ CLAIMS = Claims(
 )
 
 
-def weights(gram: Gram, key: jax.Array, *, preference: ArrayLike | None = None) -> Weights:
+def weights(gram: Gram, key: jax.Array, *, preference: PerTask | None = None) -> Weights:
     """Weigh tasks as projecting conflicting gradients does, in an order drawn at random.
 
     Each gᵢ starts as itself and visits the others in its own random order; from each that it conflicts with
@@ -82,7 +81,7 @@ def pcgrad(
     num_tasks: int | None = None,
     *,
     key: jax.Array | int = 0,
-    preference: ArrayLike | None = None,
+    preference: PerTask | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

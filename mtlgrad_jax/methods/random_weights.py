@@ -6,11 +6,12 @@ import optax
 from mtlgrad_jax.combinators.keyed import keyed
 from mtlgrad_jax.ground.grams import check_gram
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights, without_gram
 
 CLAIMS = Claims("softmax of noise", keeps="LZF", needs="K", sums_to="1", costs="–")
 
 
+@without_gram
 def weights(gram: Gram, key: jax.Array) -> Weights:
     """Weigh tasks at random, by a softmax of normal numbers drawn anew at every step.
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from mtlgrad_jax.ground.grams import dot, reciprocal
+from mtlgrad_jax.ground.grams import check_memory, dot, reciprocal
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_cross_gram
 from mtlgrad_jax.methods._simplex import descend
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
+from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, PerTask, StatefulWeighting
 
 CLAIMS = Claims(
     "MGDA with a pull towards the mean",
@@ -36,7 +36,7 @@ def weighting(
     num_steps: int = 20,
     learning_rate: float = 10.0,
     momentum: float = 0.5,
-    preference: jax.Array | None = None,
+    preference: PerTask | None = None,
 ) -> StatefulWeighting:
     """Weigh tasks between MGDA's direction and a preferred one.
 
@@ -77,6 +77,7 @@ def weighting(
         return SdmgradState(jnp.ones(num_tasks) / num_tasks)
 
     def update(gram, state, *, cross_gram=None):
+        check_memory(state.weights, gram)
         cross_gram = check_cross_gram(cross_gram, gram, "sdmgrad")
         weights = state.weights.astype(gram.dtype)
         share = _preference.resolve(preference, gram)
@@ -104,7 +105,7 @@ def sdmgrad(
     num_steps: int = 20,
     learning_rate: float = 10.0,
     momentum: float = 0.5,
-    preference: jax.Array | None = None,
+    preference: PerTask | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

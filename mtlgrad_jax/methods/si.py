@@ -1,17 +1,18 @@
 """Scale-invariant weighting: the gradient of the sum of the logarithms."""
 
-import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from mtlgrad_jax.methods._extras import check_losses, exp_in_range, log_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights, without_gram
 
 CLAIMS = Claims("sum of log losses", keeps="PLZF", needs="L", sums_to="T/L", costs="–")
 
 
-def weights(gram: Gram, *, losses: jax.Array | None = None) -> Weights:
+@without_gram
+def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
     """Weigh tasks so that the update is the gradient of the sum of the logarithms of the losses.
 
     Multiplying any loss by a constant changes nothing at all, the length of the update included.

@@ -10,19 +10,20 @@ from jax.typing import ArrayLike
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights, without_gram
 
 CLAIMS = Claims("smooth maximum of the losses", keeps="PLZF", needs="L", sums_to="1/T", costs="–")
 
 
+@without_gram
 def weights(
     gram: Gram,
     *,
-    losses: jax.Array | None = None,
+    losses: ArrayLike | None = None,
     mu: float = 1.0,
-    preference: ArrayLike | None = None,
-    ray: ArrayLike | None = None,
-    ideal: jax.Array | float = 0.0,
+    preference: PerTask | None = None,
+    ray: PerTask | None = None,
+    ideal: ArrayLike = 0.0,
 ) -> Weights:
     """Weigh tasks so that the update is the gradient of the smooth Tchebycheff scalarisation.
 
@@ -80,9 +81,9 @@ def stch(
     num_tasks: int | None = None,
     *,
     mu: float = 1.0,
-    preference: ArrayLike | None = None,
-    ray: ArrayLike | None = None,
-    ideal: jax.Array | float = 0.0,
+    preference: PerTask | None = None,
+    ray: PerTask | None = None,
+    ideal: ArrayLike = 0.0,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

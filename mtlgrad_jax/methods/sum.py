@@ -5,11 +5,12 @@ import optax
 
 from mtlgrad_jax.ground.grams import check_gram
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights, without_gram
 
 CLAIMS = Claims("equal weights", keeps="PLZF", sums_to="T", costs="–")
 
 
+@without_gram
 def weights(gram: Gram) -> Weights:
     """Weigh every task by one.
 

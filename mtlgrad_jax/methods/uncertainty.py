@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
@@ -52,6 +53,7 @@ def weighting(*, learning_rate: float = 0.025) -> StatefulWeighting:
         return UncertaintyState(jnp.zeros(num_tasks))
 
     def update(gram, state, *, losses=None):
+        check_memory(state.log_variances, gram)
         losses = check_losses(losses, gram, "uncertainty")
         log_variances = state.log_variances.astype(gram.dtype)
         precision = jnp.exp(-log_variances)
@@ -61,7 +63,7 @@ def weighting(*, learning_rate: float = 0.025) -> StatefulWeighting:
         moved = jnp.clip(log_variances - change, -limit, limit).astype(state.log_variances.dtype)
         return precision / 2, UncertaintyState(moved)
 
-    return StatefulWeighting(init, update)
+    return StatefulWeighting(init, update, reads_gram=False)
 
 
 def uncertainty(

@@ -5,13 +5,12 @@ from functools import partial
 import jax
 import optax
 from jax import lax
-from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import nnls
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims("mean of gradients freed of conflicts", keeps="CPLZF", sums_to="1", costs="T programs")
 
@@ -19,7 +18,7 @@ CLAIMS = Claims("mean of gradients freed of conflicts", keeps="CPLZF", sums_to="
 CACHED = 24  # programs; from here on a CPU solves them faster one by one, each in as many steps as it needs
 
 
-def weights(gram: Gram, *, preference: ArrayLike | None = None) -> Weights:
+def weights(gram: Gram, *, preference: PerTask | None = None) -> Weights:
     """Weigh tasks so that each gradient, projected onto the directions that hurt no task, counts.
 
     The update has a non-negative inner product with every gradient and is linear in the length of each.
@@ -63,7 +62,7 @@ def _repairs(gram):
 def upgrad(
     num_tasks: int | None = None,
     *,
-    preference: ArrayLike | None = None,
+    preference: PerTask | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

@@ -6,6 +6,7 @@ from itertools import combinations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 
 from mtlgrad_jax import diagnostics
@@ -15,8 +16,8 @@ MOST_COLUMNS = 250  # longer runs are drawn as means over neighbouring steps
 
 
 def conflicts(
-    grams: np.ndarray,
-    weights: np.ndarray | None = None,
+    grams: ArrayLike,
+    weights: ArrayLike | None = None,
     *,
     tasks: Sequence[str] | None = None,
     most_pairs: int = 10,

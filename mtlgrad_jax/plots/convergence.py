@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from mtlgrad_jax.plots._style import GREEN, axes_for, path_style, title
 
-ROUNDING = np.finfo(np.float32).eps
+ROUNDING = float(np.finfo(np.float32).eps)
 
 
 def convergence(

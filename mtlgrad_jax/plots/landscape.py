@@ -60,7 +60,8 @@ def landscape(
 
 
 def _draw_contours(ax, losses_fn, box):
-    xs, ys = np.meshgrid(np.linspace(*box[:2], GRID), np.linspace(*box[2:], GRID))
+    left, right, bottom, top = box
+    xs, ys = np.meshgrid(np.linspace(left, right, GRID), np.linspace(bottom, top, GRID))
     grid = jnp.asarray(np.stack([xs, ys], axis=-1), jnp.float32)
     losses = np.asarray(jax.jit(jax.vmap(jax.vmap(losses_fn)))(grid))
     for task in range(losses.shape[-1]):

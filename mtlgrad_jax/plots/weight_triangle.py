@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 
 from mtlgrad_jax.plots._style import BLACK, GREEN, SKY, VERMILION, axes_for, names_of, title
-from mtlgrad_jax.typing import Gram
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])
 FINE = 200  # points along an edge
@@ -15,8 +15,8 @@ HURTS = 1e-3  # a cosine below minus this is drawn as a conflict
 
 
 def weight_triangle(
-    gram: Gram,
-    weights: Mapping[str, np.ndarray] | None = None,
+    gram: ArrayLike,
+    weights: Mapping[str, ArrayLike] | None = None,
     *,
     tasks: Sequence[str] | None = None,
     ax: Axes | None = None,
@@ -53,8 +53,8 @@ def weight_triangle(
     ax = axes_for(ax, 4.4)
     _draw_averages(ax, gram)
     ax.fill(*CORNERS.T, facecolor="none", edgecolor=BLACK, lw=1.2)
-    for corner, name, place in zip(CORNERS, names, ("top", "top", "bottom"), strict=True):
-        ax.text(*corner + (0, 0.03 if place == "bottom" else -0.03), f"only {name}", ha="center", va=place)
+    for (x, y), name, place in zip(CORNERS, names, ("top", "top", "bottom"), strict=True):
+        ax.text(x, y + (0.03 if place == "bottom" else -0.03), f"only {name}", ha="center", va=place)
     for number, (name, values) in enumerate((weights or {}).items()):
         alpha = np.asarray(values, np.float64) / np.sum(values)
         colour = VERMILION if _worst_cosine(gram, alpha) < -HURTS else GREEN

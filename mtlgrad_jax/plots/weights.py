@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 
 from mtlgrad_jax.plots._style import BLACK, axes_for, names_of, task_style, title
 
 
 def weights(
-    values: np.ndarray,
+    values: ArrayLike,
     *,
     tasks: Sequence[str] | None = None,
-    steps: Sequence[int] | None = None,
+    steps: Sequence[int] | np.ndarray | None = None,
     window: int = 1,
     ax: Axes | None = None,
 ) -> Axes:
@@ -40,15 +41,15 @@ def weights(
     """
     values = np.asarray(values)
     names = names_of(tasks, values.shape[1])
-    steps = np.arange(1, len(values) + 1) if steps is None else np.asarray(steps)
+    at = np.arange(1, len(values) + 1) if steps is None else np.asarray(steps)
     ax = axes_for(ax, 3.2)
     for number, name in enumerate(names):
         style = task_style(number)
         if window > 1:
-            ax.plot(steps, values[:, number], lw=0.7, alpha=0.3, label="_every step", **style)
-        ax.plot(steps, moving_mean(values[:, number], window), lw=2, label=name, **style)
+            ax.plot(at, values[:, number], lw=0.7, alpha=0.3, label="_every step", **style)
+        ax.plot(at, moving_mean(values[:, number], window), lw=2, label=name, **style)
     ax.axhline(0, color=BLACK, lw=0.6, zorder=0)
-    ax.set(xlabel="step", ylabel="weight", xlim=(steps[0], steps[-1]) if len(steps) > 1 else None)
+    ax.set(xlabel="step", ylabel="weight", xlim=(at[0], at[-1]) if len(at) > 1 else None)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     title(ax, "Weights over time" + (f" (mean of {window} steps)" if window > 1 else ""))
     return ax

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from mtlgrad_jax.ground.grams import check_gram, normalize_rows, reciprocal, without_scale
 from mtlgrad_jax.solvers import _exact
@@ -110,7 +111,7 @@ def check_num_simplex(num_simplex: int | None, num_tasks: int) -> int:
     """Return the number of simplex rows, T by default."""
     if num_simplex is None:
         return num_tasks
-    if not isinstance(num_simplex, jax.core.Tracer) and not 1 <= num_simplex <= num_tasks:
+    if not isinstance(num_simplex, Tracer) and not 1 <= num_simplex <= num_tasks:
         raise ValueError(
             f"expected num_simplex (num_primary) between 1 and the number of tasks, {num_tasks}, got {num_simplex}."
         )

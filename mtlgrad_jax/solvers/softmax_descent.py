@@ -17,7 +17,7 @@ LEARNING_RATE = 0.3  # of logits, hence without units
 
 
 class _Iterate(NamedTuple):
-    logits: jax.Array  # (T,)
+    logits: optax.Params  # (T,)
     state: optax.OptState
     gap: jax.Array  # ()
     num_steps: jax.Array  # () int32

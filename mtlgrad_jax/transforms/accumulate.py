@@ -1,6 +1,6 @@
 """Accumulation of task gradients over micro-batches, one mean per task."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from mtlgrad_jax.ground.leaves import at_least_single, is_inexact, map_parts, ti
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.typing import PyTree
 
-MISSING = ("mean", "zero")
+Missing = Literal["mean", "zero"]
+MISSING = get_args(Missing)
 
 
 class AccumulateState(NamedTuple):
@@ -25,7 +26,7 @@ class AccumulateState(NamedTuple):
 
 
 def accumulate(
-    transform: optax.GradientTransformation, every_k: int, num_tasks: int, *, missing: str = "mean"
+    transform: optax.GradientTransformation, every_k: int, num_tasks: int, *, missing: Missing = "mean"
 ) -> optax.GradientTransformationExtraArgs:
     """Average each task's gradients over `every_k` micro-batches, then take one step.
 

@@ -21,10 +21,10 @@ else:
 class AggregateState(NamedTuple):
     """What the last step did, for T = `num_tasks`."""
 
-    gram: jax.Array  # (T, T), JJᵀ / 4^log2_scale; rows left out hold the mean that stood in for them
+    gram: jax.Array | None  # (T, T), JJᵀ / 4^log2_scale, rows left out hold the mean of the others; None if not read
     log2_scale: jax.Array  # () int32, zero for ordinary gradients
     weights: jax.Array  # (T,)
-    gap: jax.Array  # (), the method's certificate; the largest float before the first step, infinite without an answer
+    gap: jax.Array | None  # (), its certificate; the largest float before the first step, infinite without an answer
     num_nonfinite: jax.Array  # (T,) int32, steps so far in which the gradient of a task was not finite
     memory: PyTree  # of the method; () without one
 
@@ -47,8 +47,8 @@ def aggregate(
         `typing.Method` with one of these, its certificate and its groups. Whatever parameter it names besides is
         handed to it from `tx.update(..., name=value)`; `log2_scale` and `present` come from the step itself.
       num_tasks: T. If given, T is checked, and the state keeps `gram`, `weights`, `gap` and
-        `num_nonfinite` of the last step (`AggregateState`). If not, the state is empty and any T goes; a
-        method with memory needs it.
+        `num_nonfinite` of the last step (`AggregateState`; no Gram matrix for a method that does not read it). If
+        not, the state is empty and any T goes; a method with memory needs it.
       axis_name: Mesh axis (or axes) over which parameters are split inside `shard_map`.
       nonfinite: What to do when a task's gradient has a NaN or an infinity. `"propagate"` lets it through;
         `"skip"` makes the update zero and leaves the method's memory alone; `"drop_task"` leaves the row out
@@ -75,13 +75,17 @@ def aggregate(
     method = step.ready(weighting)
     check_options(method.needs_num_tasks, num_tasks, nonfinite)
 
-    def init(params):
+    def init(params) -> PyTree:
         memory = method.init(num_tasks, params)
-        return (memory or optax.EmptyState()) if num_tasks is None else empty_record(num_tasks, params, memory)
+        return (
+            (memory or optax.EmptyState())
+            if num_tasks is None
+            else empty_record(num_tasks, params, memory, method.reads_gram)
+        )
 
-    def update(updates, state, params=None, **extra_args):
+    def update(updates, state, params=None, **extra_args) -> tuple[PyTree, PyTree]:
         count_tasks(updates, expected=num_tasks, params=params)
-        _check_state(state, num_tasks)
+        check_state(state, num_tasks)
         memory = state if num_tasks is None else state.memory
         taken = step.take(method, Stacked(updates, axis_name), memory, nonfinite=nonfinite, **extra_args)
         return taken.update, taken.memory if num_tasks is None else record(state, taken)
@@ -103,23 +107,25 @@ def check_options(needs_num_tasks: bool, num_tasks: int | None, nonfinite: str) 
         )
 
 
-def _check_state(state, num_tasks):
-    if num_tasks is not None and jnp.shape(state.weights) != (num_tasks,):
+def check_state(state: PyTree, num_tasks: int | None) -> None:
+    """Raise a ValueError for a state that is not the record of this number of tasks."""
+    recorded = getattr(state, "weights", None)
+    if num_tasks is not None and (recorded is None or jnp.shape(recorded) != (num_tasks,)):
+        found = type(state).__name__ if recorded is None else f"one for {jnp.shape(recorded)[0]} tasks"
         raise ValueError(
-            f"expected a state for num_tasks={num_tasks}, got one for {jnp.shape(state.weights)[0]} tasks; call "
-            "init of the transformation that is updated."
+            f"expected a state for num_tasks={num_tasks}, got {found}; call init of the transformation that is updated."
         )
 
 
-def empty_record(num_tasks: int, params: PyTree, memory: PyTree) -> AggregateState:
+def empty_record(num_tasks: int, params: PyTree, memory: PyTree, reads_gram: bool = True) -> AggregateState:
     """Return the state before the first step; it makes no use of values, only of dtypes."""
     wide = any(jnp.result_type(leaf) in (jnp.float64, jnp.complex128) for leaf in jax.tree.leaves(params))
     dtype = jnp.float64 if wide else jnp.float32
     return AggregateState(
-        gram=jnp.zeros((num_tasks, num_tasks), dtype),
+        gram=jnp.zeros((num_tasks, num_tasks), dtype) if reads_gram else None,
         log2_scale=jnp.zeros((), jnp.int32),
         weights=jnp.zeros(num_tasks, dtype),
-        gap=jnp.full((), jnp.finfo(dtype).max, dtype),
+        gap=jnp.full((), jnp.finfo(dtype).max, dtype) if reads_gram else None,
         num_nonfinite=jnp.zeros(num_tasks, jnp.int32),
         memory=memory,
     )
@@ -128,10 +134,10 @@ def empty_record(num_tasks: int, params: PyTree, memory: PyTree) -> AggregateSta
 def record(state: AggregateState, taken: step.Taken) -> AggregateState:
     """Return the state after a step, in the dtypes of the one before."""
     return AggregateState(
-        gram=taken.gram.astype(state.gram.dtype),
+        gram=None if taken.gram is None else taken.gram.astype(state.weights.dtype),
         log2_scale=taken.log2_scale,
         weights=taken.weights.astype(state.weights.dtype),
-        gap=taken.gap.astype(state.gap.dtype),
+        gap=None if taken.gap is None else taken.gap.astype(state.weights.dtype),
         num_nonfinite=state.num_nonfinite + (~taken.finite).astype(jnp.int32),
         memory=taken.memory,
     )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.ground.leaves import at_least_single, contract, widest
+from mtlgrad_jax.ground.leaves import at_least_single, contract, shapes, widest
 
 SCOPES = ("tree", "leaf")
 
@@ -27,7 +27,7 @@ def relu_l2_project(*, scope: str = "tree") -> optax.GradientTransformation:
       An `optax.GradientTransformation` that needs `params`. θ = 0 leaves the update as it is.
 
     Raises:
-      ValueError: If `scope` is unknown; in `update`, without `params`.
+      ValueError: If `scope` is unknown; in `update`, without `params`, or if the update is not shaped like them.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
@@ -48,6 +48,7 @@ def relu_l2_project(*, scope: str = "tree") -> optax.GradientTransformation:
                 "relu_l2_project expected params, got None; call tx.update(updates, state, params), "
                 "as Flax's TrainState.apply_gradients does."
             )
+        _check_like(updates, params)
         leaves, treedef = jax.tree.flatten(updates)
         thetas = jax.tree.leaves(params)
         groups = [[index] for index in range(len(leaves))] if scope == "leaf" else [list(range(len(leaves)))]
@@ -107,6 +108,15 @@ def adam_relu_l2(
         project if mask is None else optax.masked(project, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _check_like(updates, params):
+    own, found = ((jax.tree.structure(t), [jnp.shape(leaf) for leaf in jax.tree.leaves(t)]) for t in (params, updates))
+    if found != own:
+        raise ValueError(
+            f"relu_l2_project expected one gradient shaped like the parameters {shapes(params)}, got "
+            f"{shapes(updates)}; put the aggregation before it in optax.chain."
+        )
 
 
 def _share(gradients, thetas):

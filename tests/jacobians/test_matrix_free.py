@@ -177,7 +177,7 @@ def test_vmap_and_scan(mode):
 
 
 def test_errors_are_sentences():
-    with pytest.raises(ValueError, match="expected mode to be one of forward, reverse, got 'both'"):
+    with pytest.raises(ValueError, match="expected mode to be one of forward, reverse, rows, got 'both'"):
         matrix_free.linearize(losses_fn, PARAMS, mode="both")
     with pytest.raises(ValueError, match="expected chunk_size of at least 1 task"):
         matrix_free.linearize(losses_fn, PARAMS, chunk_size=0)

@@ -238,7 +238,7 @@ def test_losses_reach_the_weighting_that_names_them():
     alpha = mtl.weightings.mgda(jnp.asarray(normalized @ normalized.T))
     np.testing.assert_allclose(state.weights, alpha / losses, rtol=1e-4)
     np.testing.assert_allclose(flat(update), np.asarray(alpha) @ normalized, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match=r"expected losses of shape \(T,\), got none"):
+    with pytest.raises(ValueError, match=r"normalization='loss' expected losses of shape \(3,\), got none"):
         tx.update(stack(rows()), tx.init(PARAMS), PARAMS)
 
 

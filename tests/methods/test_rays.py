@@ -143,9 +143,7 @@ def test_a_population_on_rays_ends_on_its_rays(method, angle):
     optimizer = optax.adam(optax.cosine_decay_schedule(0.02, 600))
     population = mtl.fronts.population(exponential, lambda ray: optax.chain(method(ray=ray), optimizer))
     members = population.init(0.1 * jax.random.normal(jax.random.key(0), (4, 5)), rays)
-    _, losses = jax.jit(lambda members: jax.lax.scan(lambda m, _: population.step(m), members, length=600))(
-        members
-    )
+    _, losses = jax.jit(lambda members: jax.lax.scan(lambda m, _: population.step(m), members, length=600))(members)
     assert np.max(mtl.fronts.angles(losses[-1], rays)) < angle
     assert np.all(mtl.fronts.nondominated(losses[-1]))
     share = jnp.linspace(0, 2, 1001)

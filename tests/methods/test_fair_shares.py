@@ -8,8 +8,7 @@ from cases import draw
 
 from mtlgrad_jax import weightings
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.solvers import alpha_fair
-from mtlgrad_jax.solvers.alpha_fair import fairness_gap
+from mtlgrad_jax.solvers import alpha_fair, fairness_gap
 
 DRAWS = ("gaussian", "correlated", "opposed", "duplicated", "spread_4", "parallel")
 UNSOLVABLE = ("stationary", "exactly_opposed")

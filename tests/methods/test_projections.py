@@ -7,7 +7,7 @@ from cases import draw
 from scipy.optimize import nnls
 
 from mtlgrad_jax import weightings
-from mtlgrad_jax.weightings.dualproj import dualproj_gap
+from mtlgrad_jax.methods.dualproj import dualproj_gap
 
 DRAWS = ("gaussian", "correlated", "opposed", "duplicated", "spread_4")
 

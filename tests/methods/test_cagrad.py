@@ -8,9 +8,8 @@ from cases import JACOBIANS, draw
 from scipy.optimize import minimize
 
 from mtlgrad_jax import weightings
-from mtlgrad_jax.solvers import max_min_in_ball
-from mtlgrad_jax.solvers.max_min_in_ball import max_min_gap
-from mtlgrad_jax.weightings.cagrad import cagrad_gap
+from mtlgrad_jax.methods.cagrad import cagrad_gap
+from mtlgrad_jax.solvers import max_min_gap, max_min_in_ball
 
 
 def worst_gain(gram, c):

@@ -7,7 +7,7 @@ import pytest
 from cases import draw
 
 from mtlgrad_jax import weightings
-from mtlgrad_jax.weightings.pcgrad import random_orders
+from mtlgrad_jax.methods.pcgrad import random_orders
 
 pcgrad = jax.jit(weightings.pcgrad)
 

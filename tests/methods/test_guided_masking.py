@@ -77,15 +77,18 @@ def test_state_keeps_its_structure_and_works_in_a_chain_under_jit():
         assert (new.shape, new.dtype, new.weak_type) == (old.shape, old.dtype, old.weak_type)
 
 
-def test_a_step_that_is_not_finite_can_be_skipped_and_cannot_drop_single_examples():
+def test_a_step_that_is_not_finite_can_be_skipped_and_single_examples_dropped():
     tx = mtl.guided_masking(num_tasks=5, nonfinite="skip")
     state = tx.init(jnp.zeros(2))
     _, state = tx.update(jnp.asarray(ROWS), state)
     update, state = tx.update(jnp.asarray(ROWS).at[2, 0].set(jnp.nan), state)
     np.testing.assert_array_equal(update, 0)
     assert state.memory.num_kept == 2  # of the last step that counted
-    with pytest.raises(ValueError, match="expected nonfinite='propagate' or 'skip'"):
-        mtl.guided_masking(nonfinite="drop_task")
+    tx = mtl.guided_masking(num_tasks=5, nonfinite="drop_task")
+    update, state = tx.update(jnp.asarray(ROWS).at[1, 0].set(jnp.nan), tx.init(jnp.zeros(2)))
+    np.testing.assert_allclose(update, masked_mean(np.delete(ROWS, 1, axis=0))[0])
+    np.testing.assert_array_equal(state.weights[1], 0)
+    assert state.memory.num_kept == 1
 
 
 def test_examples_with_wrong_labels_are_the_ones_left_out():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtlgrad_jax import weightings
-from mtlgrad_jax.weightings.pcgrad import random_orders
+from mtlgrad_jax.methods.pcgrad import random_orders
 
 NUM_TASKS, NUM_STEPS = 4, 6
 
