@@ -12,6 +12,7 @@ READ_ROWS = "finite or sum_of_the_record or hurt or common_scale or span or keep
 ASKED_TWICE = {  # what depends on how J is read, with fewer numbers of tasks; what is asked of weights is asked once
     "jacobians/test_stacked.py": [],
     "transforms/test_aggregate.py": [],
+    "transforms/test_guard.py": [],
     "test_random_trees.py": [],
     "test_faults.py": [],
     "test_step.py": [],

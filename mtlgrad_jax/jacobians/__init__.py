@@ -1,4 +1,4 @@
-"""Ways to hold the Jacobian J; each answers `gram()` and `combine(w)`, and has a `linearize` that makes it."""
+"""Ways to hold the Jacobian J; each answers `gram()`, `combine(w)` and `push(v)`, and is made by a `linearize`."""
 
 from mtlgrad_jax.jacobians import automatic as automatic
 from mtlgrad_jax.jacobians import matrix_free as matrix_free

@@ -21,6 +21,7 @@ from mtlgrad_jax.jacobians._layer_products import to_unit
 from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, loss_vector, map_in_chunks, trainable
 from mtlgrad_jax.jacobians._scaled_gram import out_of_range
 from mtlgrad_jax.jacobians._unit_rows import undo_unit
+from mtlgrad_jax.jacobians.matrix_free import push_forward
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
 
@@ -82,14 +83,7 @@ class Structured:
           ValueError: If the backward pass is not linear, or a kernel.
         """
         leaves, _ = self.where.split(tree)
-        try:
-            return jax.linear_transpose(self.pull_back, self.losses)(list(map(jnp.conj, leaves)))[0]
-        except Exception as error:
-            raise ValueError(
-                "expected a backward pass that JAX can transpose, got one that it cannot "
-                f"(a custom_vjp that is a kernel or not linear: {type(error).__name__}); multiply by rows of "
-                "stacked.linearize instead."
-            ) from error
+        return push_forward(self.pull_back, self.losses, leaves)
 
     def row_lengths(self) -> jax.Array:
         """Return ‖gᵢ‖, shape `(R,)`."""
