@@ -23,6 +23,7 @@ is first asked for.
 import importlib
 from typing import TYPE_CHECKING
 
+from mtlgrad_jax import combinators as combinators
 from mtlgrad_jax import diagnostics as diagnostics
 from mtlgrad_jax import fronts as fronts
 from mtlgrad_jax import jacobians as jacobians

@@ -31,7 +31,7 @@ def test_update_and_record_are_finite(case):
     for jacobian in JACOBIANS:
         for num_tasks in case.sizes:
             update, state = train(case, draw(jacobian, num_tasks))
-            for leaf in (update, state.gram, state.weights):
+            for leaf in jax.tree.leaves((update, state.gram, state.weights)):
                 assert np.all(np.isfinite(leaf)), (jacobian, num_tasks)
             assert not any(np.any(np.isnan(leaf)) for leaf in jax.tree.leaves(state.memory)), (jacobian, num_tasks)
 
@@ -49,7 +49,8 @@ def test_the_update_is_the_weighted_sum_of_the_record(case):
         update, state = train(case, task_grads)
         expected = np.asarray(state.weights, np.float64) @ task_grads
         np.testing.assert_allclose(update[: len(expected)], expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
-        np.testing.assert_allclose(state.gram, task_grads @ task_grads.T, rtol=1e-4, atol=1e-4)
+        if state.gram is not None:
+            np.testing.assert_allclose(state.gram, task_grads @ task_grads.T, rtol=1e-4, atol=1e-4)
 
 
 @that_keep("C")

@@ -1,7 +1,6 @@
 """Every method on every mesh: three steps as on one device, one T×T all-reduce, no gather, the leaves' own sharding."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import pytest
 from cases import PLAIN, draw, every_plain_method, falling_losses
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from split_parameters import collectives
 
 import mtlgrad_jax as mtl
 
@@ -89,15 +89,6 @@ def on_mesh(case, name):
     mesh = mesh_of(axis_type)
     with jax.set_mesh(mesh):
         return run(case, mesh, specs, mapped)
-
-
-def collectives(program):
-    """Count collectives on the path that ordinary gradients take; the rescue from under- and overflow is a branch."""
-    text = program.as_text()
-    main = text[text.index("\nENTRY") :]
-    return {
-        name: len(re.findall(rf"\b{name}(?:-start)?\(", main)) for name in ("all-reduce", "all-gather", "all-to-all")
-    }
 
 
 def draws_for_coordinates(case):

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from mtlgrad_jax.ground.grams import check_gram
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.typing import StatefulWeighting, Weighting, as_stateful
 
@@ -34,6 +35,7 @@ def on_log_losses(weighting: Weighting | StatefulWeighting) -> Weighting | State
     inner = as_stateful(weighting)
 
     def update(gram, state, *, losses, log2_scale=0, **extras):
+        check_gram(gram)
         if jnp.shape(losses) != gram.shape[:1]:
             raise ValueError(f"expected losses of shape {gram.shape[:1]}, one per task, got {jnp.shape(losses)}.")
         losses = jnp.asarray(losses, gram.dtype)

@@ -8,7 +8,7 @@ import optax
 import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from test_sharding import NUM_TASKS, PARAMS, SPECS, TASK_GRADS, collectives, put, stacked_specs
+from split_parameters import NUM_TASKS, PARAMS, SPECS, TASK_GRADS, collectives, put, stacked_specs
 
 import mtlgrad_jax as mtl
 

@@ -12,27 +12,12 @@ import orbax.checkpoint
 import pytest
 import scipy.optimize
 from cases import BENIGN, DEGENERATE, draw
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from optax import contrib
-from test_sharding import collectives
+from split_parameters import NUM_TASKS, PARAMS, SPECS, TASK_GRADS, collectives, put, stacked_specs
 
 import mtlgrad_jax as mtl
-
-NUM_TASKS = 4
-ROWS = np.random.default_rng(0).standard_normal((NUM_TASKS, 16 * 32 + 64)).astype(np.float32)
-TASK_GRADS = {"w": jnp.asarray(ROWS[:, :512]).reshape(-1, 16, 32), "b": jnp.asarray(ROWS[:, 512:])}
-PARAMS = {"w": jnp.zeros((16, 32)), "b": jnp.zeros(64)}
-SPECS = {"w": P(None, "model"), "b": P("model")}
-
-
-def put(tree, mesh, specs):
-    return jax.tree.map(lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), tree, specs)
-
-
-def stacked_specs():
-    return jax.tree.map(lambda spec: P(None, *spec), SPECS, is_leaf=lambda x: isinstance(x, P))
-
 
 METRICS = ("euclidean", "optimizer")
 EPS = float(jnp.finfo(jnp.float32).eps)
