@@ -53,6 +53,6 @@ def on_log_losses(weighting: Weighting | StatefulWeighting) -> Weighting | State
         return StatefulWeighting(inner.init, update, inner.needs_num_tasks)
 
     def weigh(gram, *, losses, **extras):
-        return update(gram, inner.init(gram.shape[0]), losses=losses, **extras)[0]
+        return update(gram, inner.init(check_gram(gram)), losses=losses, **extras)[0]
 
     return weigh
