@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from mtlgrad_jax.ground.grams import reciprocal, row_norms
+from mtlgrad_jax.ground.presence import fill_hull, leave_out
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.typing import StatefulWeighting, Weighting, as_stateful
 
@@ -32,11 +33,14 @@ def normalized(weighting: Weighting | StatefulWeighting) -> Weighting | Stateful
     """
     inner = as_stateful(weighting)
 
-    def update(gram, state, *, log2_scale=0, **extras):
+    def update(gram, state, *, log2_scale=0, present=None, **extras):
+        gram = leave_out(gram, present)
         lengths = row_norms(gram)
         inverse = reciprocal(lengths)
-        unit_gram = gram * inverse[:, None] * inverse[None, :]
+        unit_gram, move = fill_hull(gram * inverse[:, None] * inverse[None, :], present)
+        extras = extras if present is None else extras | {"present": present}
         weights, state = inner.update(unit_gram, state, **extras)
+        weights = move(weights)
         scaled = scale_by_power_of_two(weights * inverse, -jnp.asarray(log2_scale))
         return jnp.where(lengths > 0, scaled, weights), state
 

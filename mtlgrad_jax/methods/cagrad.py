@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.presence import fill_hull
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import max_min_gap, max_min_in_ball
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -25,7 +26,9 @@ Rescale = Literal["none", "1+c", "1+c^2"]
 RESCALES = get_args(Rescale)
 
 
-def weights(gram: Gram, *, c: jax.Array | float = 0.4, rescale: Rescale = "none") -> Weights:
+def weights(
+    gram: Gram, *, c: jax.Array | float = 0.4, rescale: Rescale = "none", present: jax.Array | None = None
+) -> Weights:
     """Weigh tasks so that the worst-off task gains most among updates near the average gradient.
 
     With c = 0 it is the mean; as c grows it approaches the direction of MGDA. It may hurt a task when c < 1.
@@ -37,6 +40,7 @@ def weights(gram: Gram, *, c: jax.Array | float = 0.4, rescale: Rescale = "none"
       c: Radius of the ball relative to the average gradient g₀.
       rescale: The update is divided by 1 (`"none"`, the paper's algorithm), 1 + c or 1 + c² (options of the
         official code, which uses 1 + c² in its multi-task experiments).
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w = 1/T + c‖g₀‖/‖g_α‖·α, shape `(T,)`; sums to 1 + c when all tasks agree, divided as `rescale` says.
@@ -55,13 +59,21 @@ def weights(gram: Gram, *, c: jax.Array | float = 0.4, rescale: Rescale = "none"
     References:
       Liu et al., "Conflict-averse gradient descent for multi-task learning", arXiv 2110.14048.
     """
-    p = _preference.resolve(None, gram)
+    p = _preference.resolve(None, gram, present)
     if isinstance(c, int | float) and not c >= 0:
         raise ValueError(f"cagrad expected c of at least zero, got {c}; c = 0 is the mean.")
-    return (p + max_min_in_ball(gram, p, c).x) / _divisor(c, rescale, gram)
+    hull, move = fill_hull(gram, present)
+    return (p + move(max_min_in_ball(hull, p, c).x)) / _divisor(c, rescale, gram)
 
 
-def cagrad_gap(gram: Gram, weights: Weights, *, c: jax.Array | float = 0.4, rescale: Rescale = "none") -> jax.Array:
+def cagrad_gap(
+    gram: Gram,
+    weights: Weights,
+    *,
+    c: jax.Array | float = 0.4,
+    rescale: Rescale = "none",
+    present: jax.Array | None = None,
+) -> jax.Array:
     """Measure how far weights are from CAGrad's, by the duality gap of its program.
 
     Args:
@@ -69,6 +81,7 @@ def cagrad_gap(gram: Gram, weights: Weights, *, c: jax.Array | float = 0.4, resc
       weights: What `cagrad` returned, shape `(T,)`.
       c: As in `cagrad`.
       rescale: As in `cagrad`.
+      present: As in `cagrad`.
 
     Returns:
       A non-negative scalar, see `max_min_gap`.
@@ -79,8 +92,8 @@ def cagrad_gap(gram: Gram, weights: Weights, *, c: jax.Array | float = 0.4, resc
       >>> float(cagrad_gap(jnp.eye(2), jnp.array([0.5, 0.5]), c=0.0))
       0.0
     """
-    p = _preference.resolve(None, gram)
-    return max_min_gap(gram, p, c, jnp.maximum(weights * _divisor(c, rescale, gram) - p, 0))
+    p, (hull, _) = _preference.resolve(None, gram, present), fill_hull(gram, present)
+    return max_min_gap(hull, p, c, jnp.maximum(weights * _divisor(c, rescale, gram) - p, 0))
 
 
 def _divisor(c, rescale, gram):

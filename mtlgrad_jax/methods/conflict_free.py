@@ -1,9 +1,11 @@
 """ConFIG: an equal angle with every gradient, and a length that follows their agreement."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal, without_scale
+from mtlgrad_jax.ground.presence import leave_out
 from mtlgrad_jax.methods import _spectral
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
@@ -11,7 +13,7 @@ from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
 CLAIMS = Claims("equal angles with all gradients", keeps="PF", sums_to="T", costs="T×T solve")
 
 
-def weights(gram: Gram) -> Weights:
+def weights(gram: Gram, *, present: jax.Array | None = None) -> Weights:
     """Weigh tasks so that the update makes the same acute angle with every gradient.
 
     The direction does not change when a loss is rescaled; the length is the sum of the projections of all
@@ -21,6 +23,7 @@ def weights(gram: Gram) -> Weights:
 
     Args:
       gram: G = JJᵀ, shape `(T, T)`; the pseudo-inverse of the (T, P) matrix of unit gradients is not needed.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; sums to T when all tasks agree (compare `sum`, not `mean`). With linearly dependent
@@ -40,7 +43,7 @@ def weights(gram: Gram) -> Weights:
       Liu, Chu & Thuerey (ConFIG), arXiv 2408.11104, (2)–(3).
     """
     check_gram(gram)
-    correlation, lengths = normalize_rows(without_scale(gram))
+    correlation, lengths = normalize_rows(without_scale(leave_out(gram, present)))
     shares = _spectral.equal_cosines(correlation, lengths > 0)
     cosines = dot(correlation, shares)
     square = dot(shares, cosines)

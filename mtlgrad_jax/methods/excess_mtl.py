@@ -8,8 +8,10 @@ import optax
 
 from mtlgrad_jax.ground.leaves import widest
 from mtlgrad_jax.ground.meshes import sum_of_pieces
+from mtlgrad_jax.ground.presence import everyone, only_rows
 from mtlgrad_jax.ground.rows import zeros_like_rows
 from mtlgrad_jax.jacobians import stacked
+from mtlgrad_jax.methods._extras import softmax_where
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, PyTree, RowMethod
 
@@ -22,7 +24,7 @@ class ExcessMtlState(NamedTuple):
     roots: PyTree  # leaves (T, *param_shape), √Σ|g|² over the steps
     log_weights: jax.Array  # (T,)
     initial_excess: jax.Array  # (T,)
-    started: jax.Array  # () bool
+    started: jax.Array  # (T,) bool, whether a task has been seen
 
 
 def rows(*, learning_rate: float = 1e-2) -> RowMethod:
@@ -33,18 +35,19 @@ def rows(*, learning_rate: float = 1e-2) -> RowMethod:
             roots=jax.tree.map(lambda leaf: leaf.real, zeros_like_rows(params, num_tasks)),
             log_weights=jnp.zeros(num_tasks),
             initial_excess=jnp.zeros(num_tasks),
-            started=jnp.zeros((), bool),
+            started=jnp.zeros(num_tasks, bool),
         )
 
-    def update(task_grads, state, *, axis_name=None):
+    def update(task_grads, state, *, axis_name=None, present=None):
+        task_grads = only_rows(task_grads, present)
         roots, excess = _accumulate(task_grads, state.roots, axis_name)
-        excess = excess.astype(state.log_weights.dtype)
+        excess, present = excess.astype(state.log_weights.dtype), everyone(present, state.log_weights)
         initial = jnp.where(state.initial_excess > 0, state.initial_excess, excess)
         relative = jnp.where(initial > 0, excess / jnp.where(initial > 0, initial, 1), 0)
         step = jnp.asarray(learning_rate, relative.dtype) * jnp.minimum(relative, jnp.finfo(relative.dtype).max ** 0.5)
-        log_weights = jax.nn.log_softmax(state.log_weights + jnp.where(state.started, step, 0))
-        weights = jnp.exp(log_weights)
-        state = ExcessMtlState(roots, log_weights, initial, jnp.ones_like(state.started))
+        log_weights = jax.nn.log_softmax(state.log_weights + jnp.where(state.started & present, step, 0))
+        weights = softmax_where(log_weights, present)
+        state = ExcessMtlState(roots, log_weights, initial, state.started | present)
         return stacked.combine(task_grads, weights), weights, state
 
     return RowMethod(init, update)

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import optax
 
+from mtlgrad_jax.ground.presence import leave_out
 from mtlgrad_jax.solvers import alpha_fair, fairness_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Weights
@@ -19,7 +20,13 @@ CLAIMS = Claims(
 )
 
 
-def weights(gram: Gram, *, alpha: jax.Array | float = 1.0, log2_scale: jax.Array | int = 0) -> Weights:
+def weights(
+    gram: Gram,
+    *,
+    alpha: jax.Array | float = 1.0,
+    log2_scale: jax.Array | int = 0,
+    present: jax.Array | None = None,
+) -> Weights:
     """Weigh tasks so that their progress is shared α-fairly.
 
     α = 1 is Nash bargaining without its limit on the length, α → 0 approaches the direction of the mean, and
@@ -31,6 +38,7 @@ def weights(gram: Gram, *, alpha: jax.Array | float = 1.0, log2_scale: jax.Array
       gram: G = JJᵀ, shape `(T, T)`.
       alpha: α > 0.
       log2_scale: k, if `gram` is that of 2⁻ᵏJ.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`, in units of length^(−2α/(1+α)); when all tasks agree on g they sum to
@@ -51,7 +59,11 @@ def weights(gram: Gram, *, alpha: jax.Array | float = 1.0, log2_scale: jax.Array
     """
     if isinstance(alpha, int | float) and not alpha > 0:
         raise ValueError(f"expected alpha to be positive, got {alpha}; for alpha = 0 use weightings.mean.")
-    return alpha_fair(gram, alpha=alpha, log2_scale=log2_scale).x
+    return alpha_fair(leave_out(gram, present), alpha=alpha, log2_scale=log2_scale).x
+
+
+def _gap(gram, weights, *, alpha, present=None):
+    return fairness_gap(leave_out(gram, present), weights, alpha=alpha)
 
 
 def fairgrad(
@@ -80,7 +92,7 @@ def fairgrad(
       ((3,), (2,))
     """
     return aggregate(
-        Method(partial(weights, alpha=alpha), partial(fairness_gap, alpha=alpha)),
+        Method(partial(weights, alpha=alpha), partial(_gap, alpha=alpha)),
         num_tasks,
         axis_name=axis_name,
         nonfinite=nonfinite,

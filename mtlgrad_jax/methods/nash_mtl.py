@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import dot, reciprocal
+from mtlgrad_jax.ground.presence import leave_out
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.solvers import alpha_fair, fairness_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -15,7 +16,13 @@ from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Weight
 CLAIMS = Claims("Nash bargain", keeps="CPF", sums_to="min(√T, 1)/‖g‖", costs="Newton", degree=-1)
 
 
-def weights(gram: Gram, *, max_norm: jax.Array | float | None = 1.0, log2_scale: jax.Array | int = 0) -> Weights:
+def weights(
+    gram: Gram,
+    *,
+    max_norm: jax.Array | float | None = 1.0,
+    log2_scale: jax.Array | int = 0,
+    present: jax.Array | None = None,
+) -> Weights:
     """Weigh tasks by the Nash bargaining solution, in which the product of their gains is largest.
 
     Rescaling a loss changes nothing, and no task is hurt: every one gains ⟨gᵢ,u⟩ = 1/wᵢ.
@@ -27,6 +34,7 @@ def weights(gram: Gram, *, max_norm: jax.Array | float | None = 1.0, log2_scale:
       max_norm: Longest update; the solution of Gw = 1/w always has length √T, so that for values below it the
         update has exactly this length. None for no limit.
       log2_scale: k, if `gram` is that of 2⁻ᵏJ.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`, in units of 1/length; when all tasks agree on g they sum to min(√T, max_norm)/‖g‖. A
@@ -45,12 +53,17 @@ def weights(gram: Gram, *, max_norm: jax.Array | float | None = 1.0, log2_scale:
     References:
       Navon et al., "Multi-task learning as a bargaining game", arXiv 2202.01017, claim 3.1.
     """
+    gram = leave_out(gram, present)
     weights = alpha_fair(gram).x
     if max_norm is not None:
         # The length belongs to 2⁻ᵏJ with its weights 2ᵏw: it needs no rescaling.
         length = jnp.sqrt(jnp.maximum(dot(weights, dot(gram, weights)), 0))
         weights = weights * jnp.minimum(jnp.asarray(max_norm, gram.dtype) * reciprocal(length), 1)
     return scale_by_power_of_two(weights, -jnp.asarray(log2_scale))
+
+
+def _gap(gram, weights, *, present=None):
+    return fairness_gap(leave_out(gram, present), weights)
 
 
 def nash_mtl(
@@ -80,5 +93,5 @@ def nash_mtl(
       ((3,), (2,))
     """
     return aggregate(
-        Method(partial(weights, max_norm=max_norm), fairness_gap), num_tasks, axis_name=axis_name, nonfinite=nonfinite
+        Method(partial(weights, max_norm=max_norm), _gap), num_tasks, axis_name=axis_name, nonfinite=nonfinite
     )

@@ -7,6 +7,7 @@ from jax import lax
 
 from mtlgrad_jax.combinators.keyed import keyed
 from mtlgrad_jax.ground.grams import check_gram
+from mtlgrad_jax.ground.presence import leave_out, only
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
 
@@ -20,7 +21,7 @@ CLAIMS = Claims(
 )
 
 
-def weights(gram: Gram, key: jax.Array) -> Weights:
+def weights(gram: Gram, key: jax.Array, *, present: jax.Array | None = None) -> Weights:
     """Weigh tasks as projecting conflicting gradients does, in an order drawn at random.
 
     Each gᵢ starts as itself and visits the others in its own random order; from each that it conflicts with
@@ -31,6 +32,7 @@ def weights(gram: Gram, key: jax.Array) -> Weights:
     Args:
       gram: G = JJᵀ, shape `(T, T)`.
       key: A `jax.random.key`, see `keyed` for one per step.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`. The weights sum to T when no two tasks conflict (then they are all one), and to more
@@ -46,7 +48,7 @@ def weights(gram: Gram, key: jax.Array) -> Weights:
     References:
       Yu et al., arXiv 2001.06782, algorithm 1. Some re-implementations never shuffle, or project leaf by leaf.
     """
-    num_tasks = check_gram(gram)
+    num_tasks, gram = check_gram(gram), leave_out(gram, present)
     orders = random_orders(key, num_tasks)
     index = jnp.arange(num_tasks)
 
@@ -59,7 +61,7 @@ def weights(gram: Gram, key: jax.Array) -> Weights:
         return coefficients + share[:, None] * jax.nn.one_hot(other, num_tasks, dtype=gram.dtype)
 
     start = jnp.eye(num_tasks, dtype=gram.dtype) + jnp.zeros_like(gram)
-    return jnp.sum(lax.fori_loop(0, num_tasks, visit, start), axis=0)
+    return only(jnp.sum(lax.fori_loop(0, num_tasks, visit, start), axis=0), present)
 
 
 def random_orders(key: jax.Array, num_tasks: int) -> jax.Array:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from mtlgrad_jax.ground.presence import everyone
 from mtlgrad_jax.methods import _preference
-from mtlgrad_jax.methods._extras import check_losses
+from mtlgrad_jax.methods._extras import check_losses, softmax_where
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights, without_gram
 
@@ -23,6 +24,7 @@ def weights(
     mu: float = 1.0,
     preference: PerTask | None = None,
     ideal: ArrayLike = 0.0,
+    present: jax.Array | None = None,
 ) -> Weights:
     """Weigh tasks so that the update is the gradient of the smooth Tchebycheff scalarisation.
 
@@ -37,6 +39,7 @@ def weights(
       mu: μ > 0, in the unit of a loss.
       preference: p, shape `(T,)`, positive; 1/T each by default.
       ideal: z, the lowest losses thought possible, a number or shape `(T,)`.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`, not negative. With uniform preference the weights sum to 1/T, since p enters twice;
@@ -54,13 +57,13 @@ def weights(
       Lin et al., arXiv 2402.19078, (6).
     """
     losses = check_losses(losses, gram, "stch")
-    share = _preference.resolve(preference, gram)
+    share = _preference.resolve(preference, gram, present)
     if jnp.ndim(ideal) > 0:
         ideal = check_losses(ideal, gram, "stch", name="ideal")
-    usable = jnp.isfinite(losses)
+    usable = everyone(present, losses) & jnp.isfinite(losses)
     excess = share * (jnp.where(usable, losses, 0) - jnp.asarray(ideal, gram.dtype)) / jnp.asarray(mu, gram.dtype)
     limit = jnp.finfo(gram.dtype).max / 4  # differences of two stay finite
-    return share * jax.nn.softmax(jnp.where(usable, jnp.clip(excess, -limit, limit), -jnp.inf))
+    return share * softmax_where(jnp.clip(excess, -limit, limit), usable)
 
 
 def stch(
