@@ -25,7 +25,7 @@ def has_roles(case):
 def masks_of(case):
     most = case.claims.max_tasks or NUM_TASKS
     masks = {mask[:most] for mask in (LEADING if has_roles(case) else ALIKE)}
-    return sorted(mask for mask in masks if case.claims.min_tasks <= sum(mask))
+    return sorted(mask for mask in masks if sum(mask) >= case.claims.min_tasks)
 
 
 def options_for(case, present):
@@ -93,7 +93,7 @@ def assert_as_if_there_were_fewer(case, nonfinite):
     assert walk._cache_size() == 1
 
 
-@pytest.mark.parametrize("case", [case for case in METHODS if not is_drawn(case)], ids=str)
+@pytest.mark.parametrize("case", [case for case in METHODS if masks_of(case) and not is_drawn(case)], ids=str)
 def test_an_absent_task_is_as_if_there_were_fewer(case):
     """Whatever its row, its loss and its second gradient hold, in one program."""
     assert_as_if_there_were_fewer(case, "propagate")

@@ -64,7 +64,7 @@ def every_k(weighting: Weighting | StatefulWeighting, k: int) -> StatefulWeighti
     def init(num_tasks):
         zero = jnp.zeros((), jnp.int32)
         gram, weights = jnp.zeros((num_tasks, num_tasks)), jnp.zeros(num_tasks)
-        return EveryKState(zero, gram, jnp.copy(zero), weights, inner.init(num_tasks))
+        return EveryKState(zero, gram, jnp.copy(zero), weights, jnp.ones(num_tasks, bool), inner.init(num_tasks))
 
     def update(gram, state, *, log2_scale=0, **extras):
         weights, memory = inner.update(gram, state.inner, log2_scale=log2_scale, **extras)

@@ -10,7 +10,7 @@ def project(point: jax.Array, present: jax.Array | None = None) -> jax.Array:
     """Return the point of the simplex closest to `point`, shape `(T,)`; of its face of tasks present."""
     present = everyone(present, point)
     descending = jnp.sort(jnp.where(present, point, -jnp.inf))[::-1]
-    ranked = jnp.arange(point.shape[0]) < jnp.sum(present, dtype=jnp.int32)
+    ranked = jnp.arange(point.shape[0], dtype=jnp.int32) < jnp.sum(present, dtype=jnp.int32)
     descending = jnp.where(ranked, descending, 0)
     count = jnp.arange(1, point.shape[0] + 1).astype(point.dtype)
     levels = (jnp.cumsum(descending) - 1) / count

@@ -66,7 +66,7 @@ def weights(gram: Gram, *, num_byzantine: int = 0, num_selected: int = 1, presen
     others = jnp.sort(jnp.where(strangers, jnp.inf, distances), axis=1)
     count = jnp.sum(present, dtype=jnp.int32)
     num_neighbours = jnp.minimum(jnp.maximum(count - num_byzantine - 2, 1), count - 1)
-    near = jnp.where(jnp.arange(num_tasks) < num_neighbours, others, 0)
+    near = jnp.where(jnp.arange(num_tasks, dtype=jnp.int32) < num_neighbours, others, 0)
     ranks = jnp.argsort(jnp.argsort(jnp.where(present, jnp.sum(near, axis=1), jnp.inf)))
     selected = present & (ranks < num_selected)
     return selected.astype(gram.dtype) / number(selected, gram.dtype)

@@ -61,7 +61,8 @@ def momentum_conflict_free(
       An Optax transformation of the *plain* gradient of one task, leaves `(*param_shape)`. The task is
       `tx.update(grads, state, params, task=i)`, an int or an int32 scalar, by default 0, 1, …, T−1 in turn
       (`state.memory.next_task` tells whose gradient comes next). The update is zero until every task has been
-      seen; of those that are `present`, if that is passed: the means of others rest and do not count. State is an `AggregateState` whose `gram`, `weights` and `gap` are those of the means m̂; the weights
+      seen; of those that are `present`, if that is passed: the means of others rest and do not count. State is an
+      `AggregateState` whose `gram`, `weights` and `gap` are those of the means m̂; the weights
       sum to T when all tasks agree.
 
     Raises:

@@ -87,7 +87,7 @@ def _trim_among(leaf, trim, present):
     _, ordered = jax.lax.sort((absent, leaf), dimension=0, num_keys=2)
     count = jnp.sum(present, dtype=jnp.int32)
     trim = jnp.minimum(trim, jnp.maximum(count - 1, 0) // 2)
-    rank = jnp.arange(leaf.shape[0])
+    rank = jnp.arange(leaf.shape[0], dtype=jnp.int32)
     kept = (rank >= trim) & (rank < count - trim)
     wide = jnp.where(per_row(kept, leaf), ordered.astype(at_least_single(leaf.dtype)), 0)
     return (jnp.sum(wide, axis=0) / number(kept, wide.dtype)).astype(leaf.dtype)
