@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import METHODS
+from cases import METHODS, PLAIN
 
 import mtlgrad_jax as mtl
 
@@ -103,3 +103,126 @@ def test_an_absent_task_is_as_if_there_were_fewer(case):
 @pytest.mark.parametrize("nonfinite", ["skip", "drop_task"])
 def test_it_is_so_under_every_policy(case, nonfinite):
     assert_as_if_there_were_fewer(case, nonfinite)
+
+
+TWO = (1, 0, 0, 1)  # among two tasks the order in which pairs are visited does not matter
+
+
+@pytest.mark.parametrize("case", [case for case in METHODS if is_drawn(case)], ids=str)
+def test_numbers_drawn_for_absent_tasks_do_not_count(case):
+    present = np.array(TWO[: case.claims.max_tasks or NUM_TASKS], bool)
+    rows, losses = steps_for(len(present))
+    walk = jax.jit(functools.partial(path_of, case, make(case, np.ones_like(present))))
+    mask = np.tile(present, (NUM_STEPS, 1))
+    _, (update, weights, _) = walk(rows, losses, mask)
+    rows[:, ~present] = np.nan
+    np.testing.assert_array_equal(walk(rows, losses, mask)[1][0], update)
+    np.testing.assert_array_equal(weights[:, ~present], 0)
+    if case.name == "random_weights":
+        assert np.all(weights[:, present] > 0)
+        np.testing.assert_allclose(np.sum(weights, axis=1), 1, rtol=1e-6)
+    else:
+        _, expected = path_of(case, make(case, present), rows[:, present], losses[:, present], None)
+        np.testing.assert_allclose(update, expected[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", [case for case in METHODS if set("SR") & set(case.claims.needs)], ids=str)
+def test_what_is_remembered_of_a_task_rests_while_it_is_away(case):
+    """Or is forgotten, where it is a matter of the last step."""
+    tx, away = make(case, np.ones(NUM_TASKS, bool)), 2
+    rows, losses = steps_for(NUM_TASKS, num_steps=2)
+    state, _ = path_of(case, tx, rows, losses, np.ones((2, NUM_TASKS), bool))
+    extras = {"task": 0} if case.one_per_step else case.extras(rows[1], losses[1])
+    present = jnp.arange(NUM_TASKS) != away
+    _, after = tx.update(rows[1][0] if case.one_per_step else rows[1], state, present=present, **extras)
+    for old, new in zip(jax.tree.leaves(state.memory), jax.tree.leaves(after.memory), strict=True):
+        if old.shape[:1] == (NUM_TASKS,):
+            assert np.array_equal(new[away], old[away]) or not np.any(new[away])
+
+
+def test_nobody_present_is_no_step_under_any_policy():
+    for case in METHODS:
+        if str(case) in ("mgda", "gradnorm", "bloop", "modo"):
+            for policy in POLICIES:
+                tx, rows = case.make(2, nonfinite=policy), jnp.full((2, 3), jnp.nan)
+                state = tx.init(rows[0])
+                update, after = tx.update(
+                    rows, state, present=jnp.zeros(2, bool), **case.extras(rows, jnp.full(2, jnp.nan))
+                )
+                assert not np.any(update)
+                jax.tree.map(np.testing.assert_array_equal, after.memory, state.memory)
+
+
+def parabolas(params):
+    return jnp.stack([jnp.sum((params - target) ** 2) for target in (1.0, 2.0, -4.0)])
+
+
+@pytest.mark.parametrize("name", ["mean", "mgda", "geometric", "nash_mtl"])
+@pytest.mark.parametrize("method", ["stacked", "matrix_free"])
+def test_every_way_to_hold_the_jacobian_knows_it(name, method):
+    params, present = jnp.array([0.3, -0.2]), jnp.array([True, True, False])
+    weighting = getattr(mtl.weightings, name)
+
+    def broken(params):
+        return parabolas(params) * jnp.array([1, 1, jnp.nan])
+
+    _, expected, _ = mtl.descent_direction(lambda params: parabolas(params)[:2], params, weighting)
+    _, update, info = mtl.descent_direction(broken, params, weighting, method=method, present=present)
+    np.testing.assert_allclose(update, expected, rtol=1e-5)
+    assert info.weights[2] == 0
+    np.testing.assert_array_equal(info.finite, [True, True, True])
+
+
+HANDED = ("mean", "mgda", "krum", "trimmed_mean", "geometric", "gradnorm", "cosine_gate", "sdmgrad")
+CODINGS = {
+    "no mean of nothing": lambda params, n: jnp.sum(params**2) * n / n,
+    "where it has none, nan": lambda params, n: jnp.where(n > 0, jnp.sum(params**2), jnp.nan),
+}
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_loss_that_is_not_a_number_is_an_absent_task_under_drop_task(coding):
+    """Whether its gradient is finite, here zero, or not."""
+    params = jnp.array([1.0, 2.0])
+
+    def losses_fn(params, n):
+        return jnp.stack([jnp.sum((params - 3) ** 2), CODINGS[coding](params, n)])
+
+    losses, task_grads = mtl.task_value_and_grad(losses_fn)(params, jnp.array(0.0))
+    tx = mtl.mgda(num_tasks=2, nonfinite="drop_task")
+    update, state = tx.update(task_grads, tx.init(params), params, losses=losses)
+    np.testing.assert_allclose(update, 2 * (params - 3), rtol=1e-6)
+    np.testing.assert_array_equal(state.weights, [1, 0])
+
+
+def test_a_stationary_task_is_present():
+    task_grads = jnp.array([[1.0, 2.0], [0.0, 0.0]])
+    tx = mtl.mgda(2, nonfinite="drop_task")
+    assert not np.any(tx.update(task_grads, tx.init(task_grads[0]))[0])
+    there = jnp.array([True, False])
+    np.testing.assert_allclose(tx.update(task_grads, tx.init(task_grads[0]), present=there)[0], [1, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", [case for case in PLAIN if case.name in HANDED], ids=str)
+def test_accumulation_hands_on_which_tasks_had_an_example(case):
+    mask = masks_of(case)[0]
+    present = np.array(mask, bool)
+    rows, losses = steps_for(len(mask), num_steps=2)
+    counts = np.where(present, 1.0, 0.0).astype(np.float32)
+    tx = mtl.accumulate(make(case, np.ones_like(present)), 2, len(mask))
+    state = tx.init(jnp.zeros(NUM_PARAMS))
+    for batch in range(2):
+        extras = case.extras(rows[0], losses[batch]) | {"losses": losses[batch]}
+        update, state = tx.update(rows[batch], state, counts=jnp.asarray(counts), **extras)
+    alone = make(case, np.ones_like(present))
+    mean, extras = rows.mean(0), case.extras(rows[0], losses.mean(0)) | {"losses": losses.mean(0)}
+    expected, _ = alone.update(mean, alone.init(jnp.zeros(NUM_PARAMS)), present=jnp.asarray(present), **extras)
+    np.testing.assert_allclose(update, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_every_k_steps_are_computed_anew_when_other_tasks_are_there():
+    tx = mtl.aggregate(mtl.weightings.every_k(mtl.weightings.mgda, 10), 3)
+    rows, state = jnp.eye(3), tx.init(jnp.zeros(3))
+    for present in ([1, 1, 1], [1, 1, 0], [1, 1, 1]):
+        _, state = tx.update(rows, state, present=jnp.array(present, bool))
+        np.testing.assert_allclose(state.weights, np.array(present) / sum(present), atol=1e-6)

@@ -33,7 +33,7 @@ def rows(*, learning_rate: float = 1e-2) -> RowMethod:
     def init(num_tasks, params):
         return ExcessMtlState(
             roots=jax.tree.map(lambda leaf: leaf.real, zeros_like_rows(params, num_tasks)),
-            log_weights=jnp.zeros(num_tasks),
+            log_weights=-jnp.log(jnp.full(num_tasks, float(num_tasks))),
             initial_excess=jnp.zeros(num_tasks),
             started=jnp.zeros(num_tasks, bool),
         )
@@ -45,7 +45,9 @@ def rows(*, learning_rate: float = 1e-2) -> RowMethod:
         initial = jnp.where(state.initial_excess > 0, state.initial_excess, excess)
         relative = jnp.where(initial > 0, excess / jnp.where(initial > 0, initial, 1), 0)
         step = jnp.asarray(learning_rate, relative.dtype) * jnp.minimum(relative, jnp.finfo(relative.dtype).max ** 0.5)
-        log_weights = jax.nn.log_softmax(state.log_weights + jnp.where(state.started & present, step, 0))
+        moved = state.log_weights + jnp.where(state.started & present, step, 0)
+        moved = moved - _log_sum(moved, present) + _log_sum(state.log_weights, present)
+        log_weights = jnp.where(present, moved, state.log_weights)
         weights = softmax_where(log_weights, present)
         state = ExcessMtlState(roots, log_weights, initial, state.started | present)
         return stacked.combine(task_grads, weights), weights, state
@@ -109,3 +111,8 @@ def _accumulate(task_grads, roots, axis_name):
             excess.append(jnp.sum(share, axis=tuple(range(1, leaf.ndim)), dtype=dtype))
         moved.append(root)
     return jax.tree.unflatten(treedef, moved), sum_of_pieces(excess, axis_name)
+
+
+def _log_sum(log_weights, present):
+    """Return the logarithm of the weight of the tasks present, zero without any."""
+    return jnp.where(jnp.any(present), jax.nn.logsumexp(log_weights, where=present), 0)
