@@ -226,3 +226,73 @@ def test_weights_every_k_steps_are_computed_anew_when_other_tasks_are_there():
     for present in ([1, 1, 1], [1, 1, 0], [1, 1, 1]):
         _, state = tx.update(rows, state, present=jnp.array(present, bool))
         np.testing.assert_allclose(state.weights, np.array(present) / sum(present), atol=1e-6)
+
+
+LONG, SEEDS = 500, 5  # steps; runs, the first of which has faults
+FAULT = {"gone": 0.2, "nan": 0.05, "overflow": 0.05}  # how often a task has one
+
+
+def bowls_with_noise(num_tasks):
+    """Return losses and gradients, at a position and with the noise of a batch, of tasks with one minimum."""
+    rng = np.random.default_rng(7)
+    curvatures = jnp.asarray(rng.uniform(0.5, 1.5, (num_tasks, 6)), jnp.float32)
+
+    def batch(position, noise):
+        rows = curvatures * position[None] + noise
+        return 0.1 + jnp.sum(curvatures * position[None] ** 2, axis=1) / 2, rows
+
+    return batch
+
+
+@functools.cache
+def long_faults(num_tasks):
+    """Return the noise of every run, and the faults of all steps, of which the first run alone has any."""
+    rng = np.random.default_rng(11)
+    noise = 0.1 * rng.standard_normal((SEEDS, LONG, num_tasks, 6)).astype(np.float32)
+    has = {name: rng.uniform(size=(SEEDS, LONG, num_tasks)) < often for name, often in FAULT.items()}
+    for faults in has.values():
+        faults[1:] = False
+    return noise, has
+
+
+def long_run(case, num_tasks, nonfinite):
+    """Return a function from noise and faults to the mean loss over the last fifty steps, and whether all was finite.
+
+    The caller says who is absent, and under "propagate" also whose gradient broke, as nobody else looks.
+    """
+    tx, batch = case.make(num_tasks, nonfinite=nonfinite), bowls_with_noise(num_tasks)
+
+    def step(carry, inputs):
+        position, state = carry
+        noise, has, count = inputs
+        losses, rows = batch(position, noise)
+        entering = jnp.where(has["gone"] | has["nan"], jnp.nan, jnp.where(has["overflow"], jnp.inf, 1))
+        given, broken = losses * entering, rows * entering[:, None]
+        absent = has["gone"] | ((nonfinite == "propagate") & (has["nan"] | has["overflow"]))
+        extras = case.extras(broken, given) | {"present": ~absent}
+        if case.one_per_step:
+            task = state.memory.next_task
+            update, state = tx.update(broken[task], state, task=task, present=~absent)
+        else:
+            update, state = tx.update(broken, state, **extras)
+        length = jnp.sqrt(jnp.sum(update**2))
+        rate = 0.1 / (1 + count / 50)
+        position = position - rate * update / jnp.where(length > 0, length, 1)
+        return (position, state), jnp.mean(batch(position, 0 * noise)[0])
+
+    def run(noise, has):
+        start = jnp.full(6, 1.0)
+        _, path = jax.lax.scan(step, (start, tx.init(start)), (noise, has, jnp.arange(LONG).astype(jnp.float32)))
+        return jnp.mean(path[-50:]), jnp.all(jnp.isfinite(path))
+
+    return jax.jit(jax.vmap(run))
+
+
+@every_policy
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_five_hundred_steps_with_faults_end_where_those_without_do(case, nonfinite):
+    num_tasks = min(case.claims.max_tasks or 3, 3)
+    final, finite = map(np.asarray, long_run(case, num_tasks, nonfinite)(*long_faults(num_tasks)))
+    assert np.all(finite)
+    excess = final - 0.1  # over the least loss
+    assert excess[0] <= 2 * excess[1:].max(), excess
