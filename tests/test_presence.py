@@ -296,3 +296,26 @@ def test_five_hundred_steps_with_faults_end_where_those_without_do(case, nonfini
     assert np.all(finite)
     excess = final - 0.1  # over the least loss
     assert excess[0] <= 2 * excess[1:].max(), excess
+
+
+def test_a_weighting_of_ones_own_that_knows_nothing_of_it():
+    """It sees the mean of the others in the place of the absent row."""
+    rows, present = steps_for(3)[0][0], np.array([True, False, True])
+    tx = mtl.aggregate(lambda gram: mtl.solvers.min_norm(gram).x, 3)
+    _, state = tx.update(rows, tx.init(rows[0]), present=jnp.asarray(present))
+    expected = mtl.weightings.mgda(jnp.asarray(rows[present] @ rows[present].T))
+    np.testing.assert_allclose(state.weights, np.insert(np.asarray(expected), 1, 0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["primary_aux", "cosine_gate", "pcd", "guided_masking"])
+def test_without_the_task_that_is_to_be_followed_there_is_no_step(name):
+    tx, rows = getattr(mtl, name)(3), steps_for(3)[0][0]
+    update, _ = tx.update(rows, tx.init(rows[0]), present=jnp.array([False, True, True]))
+    assert not np.any(update)
+
+
+@pytest.mark.parametrize("wrong", [np.ones(2, bool), np.ones((3, 1), bool), True])
+def test_a_mask_of_another_shape_is_refused(wrong):
+    tx, rows = mtl.mean(3), jnp.ones((3, 2))
+    with pytest.raises(ValueError, match="present of shape"):
+        tx.update(rows, tx.init(rows[0]), present=wrong)
