@@ -30,6 +30,7 @@ REQUIRED = {  # arguments without a default
     "adam_relu_l2": {"learning_rate": 1.0},
     "aggregate": {"weighting": mtl.weightings.mean},
     "clip_task_norms": {"max_norm": 1.0},
+    "for_tasks": {"transform": mtl.mean(), "tasks": (0, 1, 2)},
 }
 CASES = {case.name: case for case in PLAIN}
 ONE_GRADIENT = (  # take a gradient shaped like the parameters

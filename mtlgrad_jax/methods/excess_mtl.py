@@ -1,5 +1,6 @@
 """ExcessMTL: weigh tasks by how far they are from their optimum, as AdaGrad's metric tells it."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -33,7 +34,7 @@ def rows(*, learning_rate: float = 1e-2) -> RowMethod:
     def init(num_tasks, params):
         return ExcessMtlState(
             roots=jax.tree.map(lambda leaf: leaf.real, zeros_like_rows(params, num_tasks)),
-            log_weights=-jnp.log(jnp.full(num_tasks, float(num_tasks))),
+            log_weights=jnp.zeros(num_tasks) - math.log(num_tasks),
             initial_excess=jnp.zeros(num_tasks),
             started=jnp.zeros(num_tasks, bool),
         )

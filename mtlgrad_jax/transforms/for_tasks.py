@@ -39,7 +39,7 @@ def for_tasks(transform: optax.GradientTransformation, tasks: Sequence[int]) -> 
     transform = optax.with_extra_args_support(transform)
 
     def update(updates, state, params=None, *, present=None, **extra_args):
-        num_tasks = stacked.count_tasks(updates)
+        num_tasks = stacked.count_tasks(updates, params=params)
         if max(tasks) >= num_tasks:
             raise ValueError(f"expected tasks below T={num_tasks}, got {tuple(tasks)}.")
         concerned = jax.nn.one_hot(jnp.asarray(tasks), num_tasks, dtype=bool).any(axis=0)

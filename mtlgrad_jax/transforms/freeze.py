@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.ground.leaves import is_inexact
 from mtlgrad_jax.jacobians import stacked
 
 
@@ -15,11 +14,14 @@ def freeze() -> optax.GradientTransformation:
     none. `optax.set_to_zero` would keep the task axis there, and the parameters would grow one; behind the
     aggregation it comes too late, as tasks were weighed by gradients along which nothing can move.
 
+    Args:
+      None: which parameters are frozen is said by the labels of `optax.partition`.
+
     Returns:
       An `optax.GradientTransformation` without state, from leaves `(T, *param_shape)` to zeros `(*param_shape)`.
 
     Raises:
-      ValueError: In `update`, if leaves have no task axis, as behind an aggregation.
+      ValueError: In `update`, if leaves have no task axis, as behind an aggregation, or there is none.
 
     Example:
       >>> import jax.numpy as jnp, optax, mtlgrad_jax as mtl
@@ -32,8 +34,7 @@ def freeze() -> optax.GradientTransformation:
     """
 
     def update(updates, state, params=None):
-        if any(is_inexact(leaf) for leaf in jax.tree.leaves(updates)):
-            stacked.count_tasks(updates, params=params)
+        stacked.count_tasks(updates, params=params)
         return jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
