@@ -162,7 +162,7 @@ HESSIANS = np.array([[[1.0, 0.3], [0.3, 0.5]], [[0.4, -0.2], [-0.2, 1.2]], [[0.8
 NUM_STEPS = 500
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@pytest.mark.parametrize("name", [name for name in TRANSFORMATIONS if name != "freeze"])  # which moves nothing
 def test_every_loss_falls_to_a_hundredth_in_one_compiled_program(name):
     """Three bowls with one common bottom, steps no longer than 0.2 and shrinking to zero; the extras change nothing."""
     tx, hessians = make(name), HESSIANS[: num_tasks_of(name)]
