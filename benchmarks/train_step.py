@@ -97,6 +97,52 @@ def ours(num_tasks):
     }
 
 
+def guarded(num_tasks):
+    """Return steps with and without `guard`: where no task objects, and where one does in every step."""
+    mgda = optax.chain(mtl.mgda(num_tasks), optax.adam(LEARNING_RATE))
+    against_one = [1.0] * (num_tasks - 1) + [-float(num_tasks)]
+    opposed = optax.chain(mtl.constant(num_tasks, weights=against_one), optax.adam(LEARNING_RATE))
+    guards = {
+        "": lambda chain: chain,
+        ", guarded": lambda chain: mtl.guard(chain, num_tasks),
+        ", guarded, metric of adam": lambda chain: mtl.guard(chain, num_tasks, metric="optimizer"),
+    }
+    chains = {"mgda, adam": mgda, "against one task, adam": opposed}
+    return {name + how: stepping(guard(chain)) for name, chain in chains.items() for how, guard in guards.items()}
+
+
+def stepping(tx):
+    """Return a step on stacked gradients by a whole optimiser."""
+
+    def step(params, x, y):
+        _, task_grads = mtl.task_value_and_grad(losses_fn)(params, x, y)
+        updates, _ = tx.update(task_grads, tx.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    return step
+
+
+def guard_study(num_tasks, width, rounds, budget):
+    args = problem(3, width, 256, num_tasks)
+    seconds = medians({n: waiting(jax.jit(step), *args) for n, step in guarded(num_tasks).items()}, rounds, budget)
+    plain = {name: seconds[name.split(", guarded")[0]] for name in seconds}
+    return {
+        "num_tasks": num_tasks,
+        "ms": {name: round(value * 1e3, 1) for name, value in seconds.items()},
+        "to plain": {name: round(value / plain[name], 2) for name, value in seconds.items()},
+    }
+
+
+def guard_table(rows):
+    lines = [
+        f"{'ms a step (and relative to unguarded)':50s}" + "".join(f"{'T=' + str(r['num_tasks']):>16s}" for r in rows)
+    ]
+    for name in rows[0]["ms"]:
+        cells = [f"{row['ms'][name]:.1f} ({row['to plain'][name]:.2f})" for row in rows]
+        lines.append(f"{name:50s}" + "".join(f"{cell:>16s}" for cell in cells))
+    return "\n".join(lines)
+
+
 def at_the_encoder_in_full(losses_fn, params, *args, has_aux, chunk_size=None):
     return at_the_encoder(losses_fn, params, *args, has_aux=has_aux, chunk_size=chunk_size)
 
@@ -166,9 +212,15 @@ def main(arguments=None):
             over, share = row["to mean"][name], row["ms"][name] / peer
             first, second = ("met" if met else "missed" for met in (over <= 1.15, share <= 1))
             print(f"T={row['num_tasks']}, {name}: {over:.2f} means ({first}), {share:.2f} of TorchJD's ({second})")
+    guard_rows = [guard_study(num_tasks, width, rounds, budget) for num_tasks in sizes]
+    print(guard_table(guard_rows))
+    for row in guard_rows:
+        over = row["to plain"]["against one task, adam, guarded"]
+        print(f"T={row['num_tasks']}, guarded: {over:.2f} unguarded steps ({'met' if over <= 1.3 else 'missed'})")
     print(tried(__doc__))
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "train_step.json").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+    stored = {"machine": machine(), "rows": rows, "guarded": guard_rows}
+    (options.out / "train_step.json").write_text(json.dumps(stored, indent=1) + "\n")
 
 
 if __name__ == "__main__":

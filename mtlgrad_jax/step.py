@@ -115,7 +115,7 @@ def take(method: Runner, jac: Jacobian, memory: PyTree, *, nonfinite: Nonfinite 
     attendance = _attendance(method, seen, nonfinite, extras)
     update, weights = _combine(jac, weighed.weights, attendance)
     memory = weighed.memory if attendance is None else choose(attendance.usable, weighed.memory, memory)
-    gram, gap = (weighed.gram, _or_infinite(weighed.gap)) if method.reads_gram else (None, None)
+    gram, gap = (weighed.gram, _or_infinite(weighed.gap, seen, attendance)) if method.reads_gram else (None, None)
     finite = _finite_or_absent(seen, extras.get("present"))
     return Taken(update, gram, weighed.log2_scale, weights, gap, finite, memory)
 
@@ -146,12 +146,14 @@ def _look(jac, extras):
 
 def _glance(jac, extras):
     """Look at what costs no Gram matrix: whether rows at hand, or else the losses, are finite."""
-    num_tasks, losses = jac.num_tasks, extras.get("losses")
+    losses = extras.get("losses")
     if isinstance(jac, Stacked):
         finite = rows_are_finite(jac.task_grads, axis_name=jac.axis_name)
+    elif losses is not None:
+        finite = jnp.isfinite(losses)
     else:
-        finite = jnp.ones(num_tasks, bool) if losses is None else jnp.isfinite(losses)
-    dtype = jnp.float64 if losses is not None and losses.dtype == jnp.float64 else jnp.float32
+        raise ValueError("expected losses for a step without a Gram matrix, got none; pass losses=losses.")
+    dtype = jnp.float64 if losses is not None and jnp.result_type(losses) == jnp.float64 else jnp.float32
     zero = jnp.where(finite, 0, 0).astype(dtype)  # varies over a mesh as the tasks do
     return _Seen(zero[:, None] + zero[None, :], jnp.sum(zero).astype(jnp.int32), finite)
 
@@ -207,12 +209,14 @@ def _take_on_rows(method, jac, seen, memory, nonfinite, extras):
     if attendance is not None:
         before = (*jax.tree.map(jnp.zeros_like, (update, weights)), memory)
         update, weights, proposed = choose(attendance.usable, (update, weights, proposed), before)
-    finite = _finite_or_absent(seen, invited)
-    return Taken(update, gram, seen.log2_scale, weights, _or_infinite(gap), finite, proposed)
+    gap, finite = _or_infinite(gap, seen, attendance), _finite_or_absent(seen, invited)
+    return Taken(update, gram, seen.log2_scale, weights, gap, finite, proposed)
 
 
-def _or_infinite(gap):
-    return jnp.where(jnp.isfinite(gap), gap, jnp.inf)
+def _or_infinite(gap, seen, attendance):
+    """Return the gap, infinite without an answer and where a task that takes part is broken."""
+    sound = seen.finite if attendance is None else seen.finite | ~attendance.tasks
+    return jnp.where(jnp.isfinite(gap) & jnp.all(sound), gap, jnp.inf)
 
 
 def _checked(present, num_tasks):

@@ -2,9 +2,9 @@
 
     losses ──► J ──gram──► G = JJᵀ ──weighting──► w ──combine──► u = Jᵀw ──► optax
 
-A *Jacobian* holds J and answers `gram()` and `combine(w)`. A *weighting* maps G to w. A *solver* is the small convex
-program inside a weighting, and returns its answer with a certificate. A *method* is a weighting with what a step wants
-to know of it, and `step.take` is that step, whatever holds J and whatever weighs it.
+A *Jacobian* holds J and answers `gram()`, `combine(w)` and `push(v)`. A *weighting* maps G to w. A *solver* is the
+small convex program inside a weighting, and returns its answer with a certificate. A *method* is a weighting with what
+a step wants to know of it, and `step.take` is that step, whatever holds J and whatever weighs it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +99,15 @@ class Method(NamedTuple):
     num_primary: int | None = None  # leading rows that stand in for each other; None: all rows do
 
 
+class StepRecord(NamedTuple):
+    """What the last step does to the tasks, Δ being the updates with the sign turned; zero before the first."""
+
+    cosines_before: jax.Array  # (T,), cos(gᵢ, Δ) of the inner optimiser's step
+    cosines_after: jax.Array  # (T,), cos(gᵢ, Δ′) of the step that is taken
+    multipliers: jax.Array  # (T,), x ≥ 0, zero where a task did not object
+    certificate: jax.Array  # (), deepest violation left, relative to ‖gᵢ‖‖Δ‖; infinite if there was no telling
+
+
 @runtime_checkable
 class Jacobian(Protocol):
     """A way to hold J without promising to store it."""
@@ -107,10 +116,9 @@ class Jacobian(Protocol):
 
     def scaled_gram(self) -> tuple[Gram, jax.Array]: ...  # that of 2⁻ᵏJ, and k: zero unless squares leave the range
 
-    @property
-    def num_tasks(self) -> int: ...
-
     def combine(self, weights: Weights, *, keep: jax.Array | None = None) -> PyTree: ...  # keep: (T,) rows that count
+
+    def push(self, direction: PyTree) -> jax.Array: ...  # Jv, shape (T,), of a tree like the parameters
 
 
 PROMISES = {

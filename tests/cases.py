@@ -6,6 +6,7 @@ it names, through its Optax factory, as a user would.
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import mtlgrad_jax as mtl
 from mtlgrad_jax.typing import PROMISES, Claims
 
-SIZES = (1, 2, 3, 8)
+SIZES = tuple(map(int, os.environ.get("NUMBERS_OF_TASKS", "1 2 3 8").split()))
 NUM_STEPS = 3
 NUM_COLUMNS = 64  # zero columns are appended, so that one compilation serves the Jacobians of all widths
 
@@ -48,6 +49,11 @@ class Case:
     def keeps(self, promise: str) -> bool:
         assert promise in PROMISES
         return promise in self.claims.keeps
+
+    @property
+    def num_tasks(self) -> int:
+        """Three, or as many as it takes: where one number of tasks is as good as any."""
+        return min(3, self.claims.max_tasks or 3)
 
     @property
     def on_rows(self) -> bool:
@@ -87,6 +93,7 @@ def that_keep(promise: str):
 
 
 every_method = pytest.mark.parametrize("case", METHODS, ids=str)
+every_plain_method = pytest.mark.parametrize("case", PLAIN, ids=str)
 
 
 @functools.cache

@@ -50,6 +50,14 @@ def test_steps_of_every_way_to_hold_the_gradients_run(benchmark, tmp_path):
     assert min(row["ms"].values()) > 0
 
 
+@pytest.mark.standard_promotion
+def test_costs_are_counted_beside_a_plain_step(benchmark, tmp_path):
+    benchmark("costs").main(["--quick", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "costs.json").read_text())["rows"]
+    assert sum(row["what"] == "plain step" for row in rows) == 5
+    assert all(row["error"] < 1e-6 for row in rows if row["what"] == "Gram matrix")
+
+
 def test_exactness_is_judged_by_another_solver(benchmark, tmp_path, capsys):
     benchmark("exactness").main(["--quick", "--out", str(tmp_path)])
     assert capsys.readouterr().out.endswith("met\n")

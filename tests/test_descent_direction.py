@@ -4,12 +4,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
+from cases import PLAIN, draw
 from jax import lax
 
 import mtlgrad_jax as mtl
-from mtlgrad_jax.jacobians import matrix_free, shared_encoder
+from mtlgrad_jax.jacobians import WAYS, matrix_free, shared_encoder
 
 METHODS = pytest.mark.parametrize(
     "method",
@@ -97,7 +99,7 @@ def test_trains_with_a_plain_optimiser(method):
 
 
 def test_the_encoder_below_all_tasks_is_a_method_too():
-    def split(losses_fn, params, *args, has_aux):
+    def split(losses_fn, params, *args, has_aux=False):
         return shared_encoder.linearize(
             lambda trunk, x, y: jnp.tanh(x @ trunk),
             lambda heads, hidden, x, y: jnp.mean((hidden @ heads - y) ** 2, axis=0),
@@ -113,7 +115,72 @@ def test_the_encoder_below_all_tasks_is_a_method_too():
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(
-        ValueError, match="expected method to be one of stacked, matrix_free, .* or a function, got 'fast'"
-    ):
+    with pytest.raises(ValueError, match=f"expected method to be one of {', '.join(WAYS)} or a function, got 'fast'"):
         mtl.descent_direction(losses_fn, PARAMS, mtl.weightings.mgda, X, Y, method="fast")
+
+
+def loss(params, x):
+    """Of one task, which is one example too."""
+    return jnp.tanh(jnp.vdot(x, params)) ** 2 + jnp.sum((params - x) ** 2)
+
+
+all_losses = lambda params, x: jax.vmap(loss, (None, 0))(params, x)
+POINT = jnp.asarray(draw("gaussian", 8)[7, :6])
+PROBLEMS = dict.fromkeys(WAYS, (all_losses, POINT, lambda x: x)) | {  # one and the same J, as every way wants it
+    "per_example": (loss, POINT, lambda x: x),  # functions, parameters, and from x the rest
+    "separate": ([loss] * 3, POINT, list),
+    "shared_encoder": (
+        (lambda encoder, x: encoder, lambda heads, hidden, x: all_losses(hidden, x) + 0 * heads),
+        (POINT, jnp.zeros(())),
+        lambda x: x,
+    ),
+}
+HOLD_ROWS = ("stacked", "separate")
+DESCENDS = [case for case in PLAIN if not case.one_per_step]
+
+
+def method_of(case):
+    """Return what `descent_direction` takes for a method of the catalogue."""
+    module, options = getattr(mtl.methods, case.name), case.claims.options(case.num_tasks)
+    for maker in ("rows", "weighting"):
+        if hasattr(module, maker):
+            return getattr(module, maker)(**options)
+    if not hasattr(module, "weights"):  # a combinator with a factory
+        return mtl.weightings.smoothed(mtl.weightings.mgda)
+    weights = partial(module.weights, **options)
+    return mtl.weightings.keyed(weights, 0) if "K" in case.claims.needs else weights
+
+
+def descend(case, way):
+    functions, params, rest = PROBLEMS[way]
+    functions = functions[: case.num_tasks] if isinstance(functions, list) else functions
+    x = jnp.asarray(draw("gaussian", 8)[: case.num_tasks, :6])
+    second = {"second_task_grads": jax.jacrev(all_losses)(POINT, -x)} if "X" in case.claims.needs else {}
+    return mtl.descent_direction(functions, params, method_of(case), rest(x), method=way, **second)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("case", DESCENDS, ids=str)
+def test_every_way_serves_every_method_that_it_can(case, way):
+    """Rows of J, or those of a second batch, are for ways that hold rows; all others take any."""
+    if way not in HOLD_ROWS and {"R", "X"} & set(case.claims.needs):
+        with pytest.raises(ValueError, match=r'on the rows of J, got \w+, which does not hold them; pass method="stac'):
+            jax.eval_shape(lambda: descend(case, way))
+        return
+    losses, update, info = jax.eval_shape(lambda: descend(case, way))
+    assert jax.tree.map(jnp.shape, update) == jax.tree.map(jnp.shape, PROBLEMS[way][1])
+    assert losses.shape == info.weights.shape == info.finite.shape == (case.num_tasks,)
+    assert bool(jax.tree.leaves(info.memory)) == bool({"S", "K"} & set(case.claims.needs))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("case", [case for case in DESCENDS if str(case) in ("mgda", "gradnorm", "nash_mtl")], ids=str)
+def test_all_ways_agree_with_the_transformation(case, way):
+    x = jnp.asarray(draw("gaussian", 8)[: case.num_tasks, :6])
+    wanted_losses, rows = all_losses(POINT, x), jax.jacrev(all_losses)(POINT, x)
+    tx = case.make(case.num_tasks)
+    wanted, state = tx.update(rows, tx.init(POINT), **case.extras(rows, wanted_losses))
+    losses, update, info = jax.jit(lambda: descend(case, way))()
+    update = update[0] if way == "shared_encoder" else update
+    for actual, expected in ((losses, wanted_losses), (update, wanted), (info.weights, state.weights)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)

@@ -31,6 +31,7 @@ REQUIRED = {  # arguments without a default
     "aggregate": {"weighting": mtl.weightings.mean},
     "clip_task_norms": {"max_norm": 1.0},
     "for_tasks": {"transform": mtl.mean(), "tasks": (0, 1, 2)},
+    "guard": {"optimizer": optax.chain(mtl.mean(), optax.scale(-1.0))},
 }
 CASES = {case.name: case for case in PLAIN}
 ONE_GRADIENT = (  # take a gradient shaped like the parameters
@@ -175,7 +176,7 @@ def test_every_loss_falls_to_a_hundredth_in_one_compiled_program(name):
             start = losses if start is None else start
             grads = {"momentum_conflict_free": rows[number % len(rows)]}.get(name, rows.mean(0))
             update, state = step(grads if name in ONE_GRADIENT else rows, state, position, losses)
-            update = np.asarray(update).reshape(-1, 2).mean(0) * (-1 if name == "adam_relu_l2" else 1)
+            update = np.asarray(update).reshape(-1, 2).mean(0) * (-1 if name in ("adam_relu_l2", "guard") else 1)
             position -= 0.2 * (1 - number / NUM_STEPS) * update / max(np.linalg.norm(update), 1)
     assert np.all(hessians @ position @ position / 2 < 1e-2 * start), losses / start
     assert step._cache_size() == 1

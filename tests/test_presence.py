@@ -29,12 +29,20 @@ def masks_of(case):
 
 
 def options_for(case, present):
-    """Return the options of a method of fewer tasks: those with one value per task, without the absent ones."""
+    """Return the options of a method of fewer tasks: those with one value per task, without the absent ones.
+
+    A preference leaves what an absent task had to the others: it keeps its sum.
+    """
     given = dict(case.claims.options(len(present)))
     return {
-        name: tuple(np.asarray(value)[present]) if np.shape(value) == present.shape else value
+        name: _among(name, np.asarray(value), present) if np.shape(value) == present.shape else value
         for name, value in given.items()
     }
+
+
+def _among(name, value, present):
+    share = value[present]
+    return tuple(share * (value.sum() / share.sum()) if name == "preference" else share)
 
 
 def make(case, present, **options):

@@ -1,109 +1,195 @@
-"""Parameters split over eight devices: the same update, one T×T all-reduce, no gather, the leaves' own sharding."""
+"""Every method on every mesh: three steps as on one device, one T×T all-reduce, no gather, the leaves' own sharding."""
 
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import draw
+from cases import PLAIN, draw, every_plain_method, falling_losses
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import mtlgrad_jax as mtl
 
-NUM_TASKS = 4
-ROWS = np.random.default_rng(0).standard_normal((NUM_TASKS, 16 * 32 + 64)).astype(np.float32)
-TASK_GRADS = {"w": jnp.asarray(ROWS[:, :512]).reshape(-1, 16, 32), "b": jnp.asarray(ROWS[:, 512:])}
-PARAMS = {"w": jnp.zeros((16, 32)), "b": jnp.zeros(64)}
-SPECS = {"w": P(None, "model"), "b": P("model")}
-FACTORIES = {"mgda": mtl.mgda, "primary_aux": mtl.primary_aux, "upgrad": mtl.upgrad}
-
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices; see XLA_FLAGS in conftest.py")
 
-
-@pytest.fixture(params=FACTORIES)
-def factory(request):
-    return FACTORIES[request.param]
-
-
-def expected_update(factory):
-    tx = factory(NUM_TASKS)
-    return tx.update(TASK_GRADS, tx.init(PARAMS), PARAMS)[0]
-
-
-def assert_same(update, expected):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), update, expected)
+NUM_STEPS = 3
+WIDTHS = {"kernel": 16, "bias": 20}  # no other axis is so long: a leaf of the state is known by its width
+PARAMS = {name: jnp.zeros(width) for name, width in WIDTHS.items()}
+SPLIT = dict.fromkeys(WIDTHS, P("model"))
+ONE_WHOLE = SPLIT | {"bias": P()}
+MESHES = {  # the type of its axis, how the leaves lie, whether in `shard_map`
+    "automatic": (AxisType.Auto, SPLIT, False),
+    "explicit": (AxisType.Explicit, SPLIT, False),
+    "shard_map": (AxisType.Auto, SPLIT, True),
+    "shard_map_one_whole": (AxisType.Auto, ONE_WHOLE, True),
+}
 
 
-def collectives(compiled):
+def mesh_of(axis_type):
+    return jax.make_mesh((4,), ("model",), axis_types=(axis_type,), devices=jax.devices()[:4])
+
+
+def tree(rows):
+    return {"kernel": rows[..., :16], "bias": rows[..., 16:]}
+
+
+@functools.cache
+def inputs_of(case):
+    """Return the gradients of every step, of all tasks or of one after the other, with what else it is given."""
+    num_tasks, losses = case.num_tasks, falling_losses(case.num_tasks, NUM_STEPS)
+    rows = [draw("gaussian", 8, seed)[:num_tasks, :36] for seed in range(2 * NUM_STEPS)]
+    if case.one_per_step:
+        return [(tree(rows[step][task]), {"task": np.int32(task)}) for step in range(2) for task in range(num_tasks)]
+    return [(tree(rows[i]), case.extras(tree(rows[i + NUM_STEPS]), losses[i])) for i in range(NUM_STEPS)]
+
+
+def specs_like(values, specs):
+    """Return how the leaves of gradients, or of a state, lie if those of the parameters lie like `specs`."""
+    of_width = {WIDTHS[name]: spec for name, spec in specs.items()}
+
+    def spec_of(leaf):
+        spec = of_width.get(np.shape(leaf)[-1], P()) if np.ndim(leaf) else P()
+        return P(*[None] * (np.ndim(leaf) - 1), *spec) if spec else P()
+
+    return jax.tree.map(spec_of, values)
+
+
+def run(case, mesh=None, specs=None, mapped=False):
+    """Compile one step and take all, on one device or on a mesh; return updates, states and the program."""
+    tx, inputs = case.make(case.num_tasks, axis_name="model" if mapped else None), inputs_of(case)
+    state, place, options = tx.init(PARAMS), lambda values: values, {}
+    step = lambda grads, state, extras: tx.update(grads, state, **extras)
+    if mesh is not None:
+        sharding_of = lambda specs: jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+        place = lambda values: jax.tree.map(jax.device_put, values, sharding_of(specs_like(values, specs)))
+        specs_in = [specs_like(values, specs) for values in (inputs[0][0], state, inputs[0][1])]
+        specs_out = (specs, specs_in[1])
+        options = {"out_shardings": sharding_of(specs_out)}
+        if mapped:
+            step = jax.shard_map(step, mesh=mesh, in_specs=tuple(specs_in), out_specs=specs_out)
+    state = place(state)
+    program = jax.jit(step, **options).lower(place(inputs[0][0]), state, place(inputs[0][1])).compile()
+    taken = []
+    for grads, extras in inputs:
+        update, state = program(place(grads), state, place(extras))
+        taken.append(jax.device_get((update, state)))
+    return taken, program
+
+
+@functools.cache
+def on_one_device(case):
+    return run(case)[0]
+
+
+def on_mesh(case, name):
+    axis_type, specs, mapped = MESHES[name]
+    mesh = mesh_of(axis_type)
+    with jax.set_mesh(mesh):
+        return run(case, mesh, specs, mapped)
+
+
+def collectives(program):
     """Count collectives on the path that ordinary gradients take; the rescue from under- and overflow is a branch."""
-    text = compiled.as_text()
+    text = program.as_text()
     main = text[text.index("\nENTRY") :]
     return {
         name: len(re.findall(rf"\b{name}(?:-start)?\(", main)) for name in ("all-reduce", "all-gather", "all-to-all")
     }
 
 
-def put(tree, mesh, specs):
-    return jax.tree.map(lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), tree, specs)
+def draws_for_coordinates(case):
+    return {"R", "K"} <= set(case.claims.needs)
 
 
-def stacked_specs(task_axis=None):
-    return jax.tree.map(lambda spec: P(task_axis, *spec), SPECS, is_leaf=lambda x: isinstance(x, P))
+def assert_same(actual, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), actual, expected)
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-def test_parameters_split_over_devices(factory, axis_type):
-    mesh = jax.make_mesh((8,), ("model",), axis_types=(axis_type,))
-    tx = factory(NUM_TASKS)
-    with jax.set_mesh(mesh):
-        task_grads, params = put(TASK_GRADS, mesh, stacked_specs()), put(PARAMS, mesh, SPECS)
-        compiled = jax.jit(tx.update).lower(task_grads, tx.init(params), params).compile()
-        update, _ = compiled(task_grads, tx.init(params), params)
-    assert collectives(compiled) == {"all-reduce": 1, "all-gather": 0, "all-to-all": 0}
-    assert {name: leaf.sharding.spec for name, leaf in update.items()} == SPECS
-    assert_same(update, expected_update(factory))
+@every_plain_method
+@pytest.mark.parametrize("name", MESHES)
+def test_every_step_and_its_record_are_those_of_one_device(case, name):
+    taken, program = on_mesh(case, name)
+    most = 3 if case.on_rows else 1  # the Gram matrix, and what else a method asks of rows
+    counted = collectives(program)
+    assert counted["all-reduce"] <= most and counted["all-gather"] == counted["all-to-all"] == 0, counted
+    if not (draws_for_coordinates(case) and name.startswith("shard_map")):
+        assert_same(taken, on_one_device(case))
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-def test_the_task_axis_split_over_devices(factory, axis_type):
-    mesh = jax.make_mesh((4, 2), ("task", "model"), axis_types=(axis_type, axis_type))
-    tx = factory(NUM_TASKS)
-    with jax.set_mesh(mesh):
-        task_grads = put(TASK_GRADS, mesh, stacked_specs("task"))
-        update, _ = jax.jit(tx.update)(task_grads, tx.init(PARAMS), PARAMS)
-    assert_same(update, expected_update(factory))
+@pytest.mark.parametrize("case", [case for case in PLAIN if draws_for_coordinates(case)], ids=str)
+def test_every_piece_of_a_leaf_draws_numbers_of_its_own(case):
+    """The pieces hold the same numbers; what they keep of them, all of one sign, differs."""
+    piece = draw("gaussian", case.num_tasks)[:, :16]
+    positive, negative = np.maximum(piece, 0).sum(0), np.minimum(piece, 0).sum(0)
+    tx, specs = case.make(None, axis_name="model"), P("model")
+    step = lambda rows: tx.update(rows, tx.init(None))[0]
+    mapped = jax.shard_map(step, mesh=mesh_of(AxisType.Auto), in_specs=P(None, "model"), out_specs=specs)
+    kept = np.split(np.asarray(jax.jit(mapped)(np.tile(piece, 4))), 4)
+    signs = [np.isclose(part, positive, rtol=1e-5) for part in kept]
+    for part, is_positive in zip(kept, signs, strict=True):
+        np.testing.assert_allclose(part, np.where(is_positive, positive, negative), rtol=1e-5)
+    assert len({tuple(sign) for sign in signs}) == 4
 
 
-def shard_mapped(tx, specs, **options):
-    mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
-    in_specs = jax.tree.map(lambda spec: P(None, *spec), specs, is_leaf=lambda x: isinstance(x, P))
-    step = lambda task_grads: tx.update(task_grads, tx.init(None))[0]
-    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(in_specs,), out_specs=specs, **options))
+def shard_mapped(case, axis_name, **options):
+    """Return a step in `shard_map`, on parameters split over its devices, and its first gradients."""
+    tx, (grads, extras) = case.make(case.num_tasks, axis_name=axis_name), inputs_of(case)[0]
+    state = tx.init(PARAMS)
+    in_specs = tuple(specs_like(values, SPLIT) for values in (grads, state, extras))
+    step = jax.shard_map(
+        lambda grads, state, extras: tx.update(grads, state, **extras)[0],
+        mesh=mesh_of(AxisType.Auto),
+        in_specs=in_specs,
+        out_specs=SPLIT,
+        **options,
+    )
+    return lambda: jax.eval_shape(step, grads, state, extras)
 
 
-def test_shard_map_with_an_axis_name(factory):
-    step = shard_mapped(factory(NUM_TASKS, axis_name="model"), SPECS)
-    assert collectives(step.lower(TASK_GRADS).compile()) == {"all-reduce": 1, "all-gather": 0, "all-to-all": 0}
-    assert_same(step(TASK_GRADS), expected_update(factory))
+@every_plain_method
+def test_a_mesh_that_does_not_track_what_differs_is_refused(case):
+    sentence = r"expected a shard_map that tracks .* over \['model'\] .*check_vma=False.*or pass axis_name=\(\) if "
+    with pytest.raises(ValueError, match=sentence):
+        shard_mapped(case, "model", check_vma=False)()
 
 
-def test_shard_map_counts_a_leaf_that_is_whole_everywhere_once(factory):
-    step = shard_mapped(factory(NUM_TASKS, axis_name="model"), {"w": P(None, "model"), "b": P()})
-    assert_same(step(TASK_GRADS), expected_update(factory))
-
-
-def test_shard_map_without_an_axis_name_is_an_error_not_a_wrong_answer(factory):
+@every_plain_method
+def test_split_gradients_without_an_axis_name_are_an_error_not_a_wrong_answer(case):
     with pytest.raises(ValueError, match=r"differ over the mesh axes \['model'\].*jax.lax.pmean.*axis_name=\(\)"):
-        shard_mapped(factory(NUM_TASKS), SPECS)(TASK_GRADS)
+        shard_mapped(case, None)()
+
+
+def expected_update(tx, task_grads):
+    return tx.update(task_grads, tx.init(PARAMS))[0]
+
+
+TASK_GRADS = tree(draw("gaussian", 8)[:4, :36])
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("factory", [mtl.mgda, mtl.primary_aux, mtl.upgrad])
+def test_the_task_axis_split_over_devices(factory, axis_type):
+    mesh, tx = jax.make_mesh((4, 2), ("task", "model"), axis_types=(axis_type, axis_type)), factory(4)
+    with jax.set_mesh(mesh):
+        task_grads = jax.device_put(TASK_GRADS, NamedSharding(mesh, P("task", "model")))
+        update, _ = jax.jit(tx.update)(task_grads, tx.init(PARAMS))
+    assert_same(update, expected_update(tx, TASK_GRADS))
 
 
 def test_shard_map_rescues_gradients_out_of_range():
-    step = shard_mapped(mtl.mgda(axis_name="model"), SPECS)
-    tiny = jax.tree.map(lambda leaf: leaf * 2.0**-90, TASK_GRADS)
-    rescaled = jax.tree.map(lambda leaf: leaf * 2.0**90, step(tiny))
-    assert_same(rescaled, expected_update(mtl.mgda))
+    tx = mtl.mgda(axis_name="model")
+    step = jax.shard_map(
+        lambda task_grads: tx.update(task_grads, tx.init(None))[0],
+        mesh=mesh_of(AxisType.Auto),
+        in_specs=(specs_like(TASK_GRADS, SPLIT),),
+        out_specs=SPLIT,
+    )
+    tiny = jax.tree.map(lambda leaf: leaf * np.float32(2.0**-90), TASK_GRADS)
+    rescaled = jax.tree.map(lambda leaf: leaf * 2.0**90, jax.jit(step)(tiny))
+    assert_same(rescaled, expected_update(mtl.mgda(), TASK_GRADS))
 
 
 @pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="older jax has jax.lax.pvary in place of jax.lax.pcast")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.ground.presence import everyone
 from mtlgrad_jax.typing import Gram, PyTree, Rest, StatefulWeighting, Weighting, as_stateful
 
@@ -47,12 +48,12 @@ def every_k(weighting: Weighting | StatefulWeighting, k: int) -> StatefulWeighti
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> tx = mtl.aggregate(mtl.weightings.every_k(mtl.weightings.mgda, 2), num_tasks=2)
       >>> state = tx.init(jnp.zeros(2))
-      >>> for longer in (1.0, 3.0, 3.0):
+      >>> for longer in (1.0, 2.0, 2.0):
       ...     _, state = tx.update(jnp.diag(jnp.array([1.0, longer])), state)
-      ...     print(state.weights.round(1))
+      ...     print(state.weights.round(2))
       [0.5 0.5]
       [0.5 0.5]
-      [0.9 0.1]
+      [0.8 0.2]
 
     References:
       Navon et al., arXiv 2202.01017, section 5, for Nash-MTL.
@@ -67,6 +68,7 @@ def every_k(weighting: Weighting | StatefulWeighting, k: int) -> StatefulWeighti
         return EveryKState(zero, gram, jnp.copy(zero), weights, jnp.ones(num_tasks, bool), inner.init(num_tasks))
 
     def update(gram, state, *, log2_scale=0, **extras):
+        check_memory(state.weights, gram)
         weights, memory = inner.update(gram, state.inner, log2_scale=log2_scale, **extras)
         kept = gram.astype(state.gram.dtype), jnp.asarray(log2_scale, jnp.int32), weights.astype(state.weights.dtype)
         present = everyone(extras.get("present"), weights)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax.ground.grams import dot
+from mtlgrad_jax.ground.grams import check_memory, dot
 from mtlgrad_jax.ground.presence import everyone, only, stand_in
 from mtlgrad_jax.typing import PyTree, StatefulWeighting, Weighting, as_stateful
 
@@ -55,6 +55,7 @@ def smoothed(weighting: Weighting | StatefulWeighting, *, alpha: float = 0.9) ->
         return SmoothedState(jnp.zeros(num_tasks), jnp.zeros(num_tasks, bool), inner.init(num_tasks))
 
     def update(gram, state, *, present=None, **extras):
+        check_memory(state.weights, gram)
         extras = extras if present is None else extras | {"present": present}
         fresh, memory = inner.update(gram, state.inner, **extras)
         before, left = state.weights.astype(fresh.dtype), jnp.ones((), fresh.dtype)

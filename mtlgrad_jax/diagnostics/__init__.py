@@ -11,9 +11,11 @@
 | how many tasks make up the step?                | `effective_tasks`      | gram, weights | `()`     |
 | can all losses still fall together?             | `stationarity`         | gram, weights | `()`     |
 | all of this as a few scalars for a logger       | `summarize`            | gram, weights | `()` each|
+| and the step that is taken, behind momentum, …? | `step_cosines`, `hurt_by_step` | J, updates | `(T,)` |
 
 `read(opt_state)` finds both in the state of any optimiser whose method was made with `num_tasks`; a `History`
-keeps them for plots. Everything is in units of the gradients themselves: no threshold depends on their scale.
+keeps them for plots. `read_step(opt_state)` finds what `guard` recorded of the step itself. Everything is in units of
+the gradients themselves: no threshold depends on their scale.
 """
 
 from mtlgrad_jax.diagnostics.direction import alignment, effective_tasks, hurt_tasks, progress, stationarity
@@ -26,6 +28,7 @@ from mtlgrad_jax.diagnostics.gradients import (
 )
 from mtlgrad_jax.diagnostics.history import History
 from mtlgrad_jax.diagnostics.reading import Reading, read
+from mtlgrad_jax.diagnostics.step_taken import hurt_by_step, read_step, step_cosines
 from mtlgrad_jax.diagnostics.summary import Summary, summarize
 
 __all__ = [
@@ -36,12 +39,15 @@ __all__ = [
     "conflicts",
     "cosines",
     "effective_tasks",
+    "hurt_by_step",
     "hurt_tasks",
     "magnitude_similarity",
     "progress",
     "read",
+    "read_step",
     "relative_lengths",
     "resolution",
     "stationarity",
+    "step_cosines",
     "summarize",
 ]

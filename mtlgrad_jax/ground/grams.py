@@ -25,6 +25,16 @@ def check_gram(gram: jax.Array) -> int:
     return gram.shape[0]
 
 
+def check_memory(remembered: jax.Array, gram: jax.Array) -> None:
+    """Explain that a state is that of another number of tasks; `remembered` is one of its leaves, of length T."""
+    num_tasks = check_gram(gram)
+    if jnp.shape(remembered)[0] != num_tasks:
+        raise ValueError(
+            f"expected a state for T={num_tasks}, as the Gram matrix is, got one for T={jnp.shape(remembered)[0]}; "
+            f"begin with init({num_tasks})."
+        )
+
+
 _MADE = "make it from stacked task gradients with mtl.jacobians.stacked.gram"
 
 

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mtlgrad_jax.ground.meshes import varying_axes
+
 SLICE = 16384  # columns; a slice of some dozens of rows fits into the second-level cache
+SMALL = 256  # columns; a microsecond of work
 
 
 def contract(left: jax.Array, right: jax.Array, num_kept: int) -> jax.Array:
@@ -43,18 +46,56 @@ def contract_matrices(left: jax.Array, right: jax.Array) -> jax.Array:
     Returns:
       ⟨leftᵢ, rightⱼ⟩, shape `(S, T)`, accumulated in float32 or float64.
     """
-    left, right = as_matrix(left), as_matrix(right)
-    if not has_long_rows(left):
-        return at_once(left, right)
-    num_slices, remainder = divmod(left.shape[1], SLICE)
+    return in_slices(at_once, as_matrix(left), as_matrix(right))
 
-    def products(start, width):
-        cut = lambda rows: lax.dynamic_slice_in_dim(rows, start, width, axis=1)
-        return at_once(cut(left), cut(right))
 
-    total = products(0, 0)  # zeros, over a mesh of the same type as the products
-    total = lax.fori_loop(0, num_slices, lambda i, total: total + products(i * SLICE, SLICE), total)
-    return total + products(num_slices * SLICE, remainder) if remainder else total
+def in_slices(product: Callable[..., jax.Array], *matrices: jax.Array) -> jax.Array:
+    """Add up a function of matrices that is a sum over their columns, some thousand columns at a time.
+
+    Args:
+      product: Of slices; that of no columns is zero.
+      *matrices: Shape `(T, n)`; if the first has long rows, all are of the same n.
+
+    Returns:
+      Their product, from one call unless rows are long.
+    """
+    if not has_long_rows(matrices[0]):
+        return product(*matrices)
+    num_slices, remainder = divmod(matrices[0].shape[1], SLICE)
+
+    def part(start, width):
+        return product(*(lax.dynamic_slice_in_dim(rows, start, width, axis=1) for rows in matrices))
+
+    total = part(0, 0)  # zeros, over a mesh of the same type as the products
+    total = lax.fori_loop(0, num_slices, lambda i, total: total + part(i * SLICE, SLICE), total)
+    return total + part(num_slices * SLICE, remainder) if remainder else total
+
+
+def join(matrices: list[jax.Array], limit: int) -> list[list[jax.Array]]:
+    """Put small matrices that one device holds into bundles of some thousand columns, others on their own.
+
+    A product costs a kernel to compile and a call to run, however small it is.
+
+    Args:
+      matrices: Shape `(T, n)`, each with an n of its own.
+      limit: The largest n of a small one.
+
+    Returns:
+      Lists of matrices of the same dtype that differ over the same mesh axes.
+    """
+    bundles, filling = [], {}
+    for rows in matrices:
+        if not is_small(rows, limit):
+            bundles.append([rows])
+            continue
+        kind = (rows.dtype, varying_axes(rows))
+        bundle, width = filling.get(kind, (None, SLICE))
+        if width + rows.shape[1] > SLICE:
+            bundle, width = [], 0
+            bundles.append(bundle)
+        bundle.append(rows)
+        filling[kind] = bundle, width + rows.shape[1]
+    return bundles
 
 
 def as_matrix(leaf: jax.Array) -> jax.Array:
@@ -69,6 +110,11 @@ def as_matrix(leaf: jax.Array) -> jax.Array:
 def has_long_rows(leaf: jax.Array) -> bool:
     """Tell whether a leaf is worth cutting; one of unknown size, as in `jax.export`, is left whole."""
     return isinstance(leaf.size, int) and leaf.size >= 2 * SLICE * leaf.shape[0]
+
+
+def is_small(leaf: jax.Array, limit: int = SMALL) -> bool:
+    """Tell whether a leaf, whole where it is, is so small that kernels are to be few rather than fast."""
+    return isinstance(leaf.size, int) and leaf.size <= limit * leaf.shape[0] and explicit_sharding(leaf, ()) is None
 
 
 def at_once(left: jax.Array, right: jax.Array, num_kept: int = 1) -> jax.Array:

@@ -49,7 +49,9 @@ def gram_in_blocks(
             )
 
         blocks = lax.map(against, jnp.arange(num_blocks, dtype=jnp.int32))
-        return jnp.where((jnp.arange(num_blocks) == number)[:, None, None], diagonal, blocks), exponents
+        return jnp.where(
+            (jnp.arange(num_blocks, dtype=jnp.int32) == number)[:, None, None], diagonal, blocks
+        ), exponents
 
     blocks, exponents = lax.map(left_of_diagonal, jnp.arange(num_blocks, dtype=jnp.int32))
     lower = jnp.tril(blocks.transpose(0, 2, 1, 3).reshape(num_blocks * size, num_blocks * size)[:num_rows, :num_rows])

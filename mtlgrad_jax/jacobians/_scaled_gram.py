@@ -1,19 +1,34 @@
-"""The Gram matrix of a list of leaves: within the range of float32, and over the devices of a mesh."""
+"""The Gram matrix of a list of leaves: within the range of its type, and over the devices of a mesh."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from mtlgrad_jax.ground.leaves import as_matrix, at_once, contract_matrices, parts, widest
+from mtlgrad_jax.ground.leaves import (
+    SLICE,
+    SMALL,
+    as_matrix,
+    at_once,
+    contract,
+    in_slices,
+    join,
+    map_parts,
+    parts,
+    widest,
+)
 from mtlgrad_jax.ground.meshes import AxisName, check_axes, sum_of_pieces
 from mtlgrad_jax.ground.ranges import exponent_of, powers_of_two
-from mtlgrad_jax.ground.rows import largest_per_row
 from mtlgrad_jax.typing import Gram
+
+LAST = 4  # trials: as it is, scaled down, scaled up, and in the unit that the three have shown
 
 
 @partial(jax.jit, static_argnames="axis_name")
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def scaled_gram_of(leaves: list[jax.Array], axis_name: AxisName) -> tuple[Gram, jax.Array]:
     """Compute the Gram matrix of 2⁻ᵏJ and k; see `stacked.scaled_gram`, which checks the task axis.
 
@@ -30,30 +45,104 @@ def scaled_gram_of(leaves: list[jax.Array], axis_name: AxisName) -> tuple[Gram, 
     check_axes(leaves, axis_name)
     leaves = [part for leaf in leaves for part in parts(leaf)]
     if jax.device_count() > 1:
-        return _scaled_gram(leaves, at_once, axis_name)
+        return _leaf_by_leaf(leaves, axis_name)
     return lax.platform_dependent(
         leaves,
-        cpu=lambda leaves: _scaled_gram([as_matrix(leaf) for leaf in leaves], contract_matrices, axis_name),
-        default=lambda leaves: _scaled_gram(leaves, at_once, axis_name),
+        cpu=lambda leaves: _in_bundles(leaves, axis_name),
+        default=lambda leaves: _leaf_by_leaf(leaves, axis_name),
     )
 
 
-def _scaled_gram(leaves, product, axis_name):
+@scaled_gram_of.__wrapped__.defjvp
+def _derivative(axis_name, primals, tangents):
+    (leaves,), (moves,) = primals, tangents
+    gram, exponent = scaled_gram_of(leaves, axis_name)
+    first, second = powers_of_two(-exponent, gram.dtype)
+
+    def scale(leaf):
+        return map_parts(lambda part: _scale(part, gram.dtype, first, second), leaf)
+
+    products = [contract(scale(leaf), scale(move), 1) for leaf, move in zip(leaves, moves, strict=True)]
+    half = sum_of_pieces(products, axis_name)
+    return (gram, exponent), (half + half.T, np.zeros((), jax.dtypes.float0))
+
+
+def _leaf_by_leaf(leaves, axis_name):
+    """Multiply each leaf as it lies, for leaves that may be split over devices: nothing is joined, cut or reshaped."""
     dtype = widest(leaves)
 
-    def gram_of(leaves):
-        return sum_of_pieces([product(leaf, leaf).astype(dtype) for leaf in leaves], axis_name)
+    def gram_of(powers):
+        return sum_of_pieces([_square(dtype, powers, leaf) for leaf in leaves], axis_name)
 
-    def rescale(plain):
-        exponent = exponent_of(_largest(leaves, dtype, axis_name)) + 1
-        first, second = powers_of_two(-exponent, dtype)
-        return gram_of([leaf.astype(dtype) * first * second for leaf in leaves]), exponent + _zero(plain)
+    return _within_range(gram_of, dtype)
 
-    def keep(plain):
-        return plain, _zero(plain)
 
-    plain = gram_of(leaves)
-    return lax.cond(out_of_range(jnp.diagonal(plain)), rescale, keep, plain)
+def _in_bundles(leaves, axis_name):
+    """Multiply small leaves together and long ones slice by slice, for a lone CPU; in the rescue all but the long."""
+    dtype, matrices = widest(leaves), [as_matrix(leaf) for leaf in leaves]
+
+    def gram_of(powers):
+        bundles = join(matrices, SMALL if powers is None else SLICE)
+        square = partial(_square, dtype, powers)
+        return sum_of_pieces([in_slices(square, *bundle) for bundle in bundles], axis_name)
+
+    return _within_range(gram_of, dtype)
+
+
+def _square(dtype, powers, *rows):
+    whole = rows[0] if len(rows) == 1 else lax.concatenate(rows, 1)
+    scaled = whole if powers is None else _scale(whole, dtype, *powers)
+    return at_once(scaled, scaled).astype(dtype)
+
+
+def _scale(leaf, dtype, first, second):
+    return leaf.astype(dtype) * first * second
+
+
+def _within_range(gram_of, dtype):
+    """Return a Gram matrix and its unit, of J as it is if that will do."""
+
+    def try_next(trial):
+        return trial.judge(gram_of(powers_of_two(-trial.exponent, dtype)))
+
+    trial = _first_trial(gram_of(None))
+    # The loop alone would do, but a TPU lays J out anew for one, needed or not. Under `vmap` both sides of the branch
+    # run, and the loop ends at once.
+    end = lax.cond(
+        trial.done, lambda trial: trial, lambda trial: lax.while_loop(lambda t: ~t.done, try_next, trial), trial
+    )
+    return end.gram, end.exponent
+
+
+def _first_trial(gram):
+    none = jnp.zeros_like(gram[0, 0], dtype=jnp.int32)  # varies over a mesh as the products do
+    shortest = none + exponent_of(jnp.zeros((), gram.dtype))
+    return _Trial(gram, exponent=none, longest=shortest, count=none, done=none > 0).judge(gram)
+
+
+class _Trial(NamedTuple):
+    """A Gram matrix in one unit, and what is known of the unit that it should have."""
+
+    gram: jax.Array  # (T, T)
+    exponent: jax.Array  # () int32, k, the unit of `gram` once done and that of the next trial before
+    longest: jax.Array  # () int32, exponent of the longest finite row seen
+    count: jax.Array  # () int32
+    done: jax.Array  # () bool
+
+    def judge(self, gram):
+        """Return what follows from the Gram matrix of the unit asked for: it is the answer, or shows where to look.
+
+        Rows that overflow in a unit show nothing; each length is seen by at least one of the three.
+        """
+        squares = jnp.diagonal(gram)
+        largest = jnp.max(jnp.where(jnp.isfinite(squares), squares, 0))
+        seen = self.exponent + exponent_of(jnp.sqrt(largest))
+        longest = jnp.where(largest > 0, jnp.maximum(self.longest, seen), self.longest)
+        count = self.count + 1
+        done = (count == LAST) | ((count == 1) & ~out_of_range(squares))
+        far = jnp.finfo(gram.dtype).maxexp * 3 // 4
+        following = jnp.where(count == 1, far, jnp.where(count == 2, -far, longest + 1))
+        return _Trial(gram, jnp.where(done, self.exponent, following), longest, count, done)
 
 
 def out_of_range(squared_lengths: jax.Array) -> jax.Array:
@@ -69,13 +158,3 @@ def out_of_range(squared_lengths: jax.Array) -> jax.Array:
     near_underflow = squared_lengths < info.tiny / info.eps
     hidden = (squared_lengths > 0) | (jnp.max(squared_lengths) < info.tiny**0.25)
     return jnp.any(~(squared_lengths < info.max / 2**8) | (near_underflow & hidden))
-
-
-def _largest(leaves, dtype, axis_name):
-    """Return the largest finite magnitude in J, leaving out rows that are not finite."""
-    per_row = largest_per_row(leaves, dtype, axis_name)
-    return jnp.max(jnp.where(jnp.isfinite(per_row), per_row, 0))
-
-
-def _zero(gram):
-    return jnp.zeros_like(gram[0, 0], dtype=jnp.int32)

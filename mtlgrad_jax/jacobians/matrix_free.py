@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.ground.leaves import widest
+from mtlgrad_jax.ground.leaves import cast_like, widest
 from mtlgrad_jax.ground.meshes import average_losses, split_axes
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two, undo_scale
+from mtlgrad_jax.ground.rows import inner_products
 from mtlgrad_jax.jacobians._gram_in_blocks import gram_in_blocks
 from mtlgrad_jax.jacobians._isolation import isolated
 from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, loss_vector, map_in_chunks, trainable
@@ -70,6 +71,19 @@ class MatrixFree:
         weights = weights if keep is None else jnp.where(keep, weights, 0)
         return self.where.merge(self._pull(weights.astype(self.losses.dtype)), self.zeros)
 
+    def push(self, direction: PyTree) -> jax.Array:
+        """Return Jv: one forward sweep, or with `mode="reverse"` one backward pass for every task."""
+        direction, _ = self.where.split(direction)
+        if self.mode == "forward":
+            return push_forward(lambda seed: self.pull_back(seed)[0], self.losses, direction)
+
+        def product(seed):
+            row = self._pull(seed)
+            one_row = jax.tree.map(lambda leaf: leaf[None], row)
+            return inner_products(one_row, cast_like(direction, row), axis_name=split_axes(row, self.losses))[0]
+
+        return map_in_chunks(product, one_hot(self.losses), self.chunk_size)
+
     def _pull(self, seed):
         return isolated(self.pull_back, self.losses)(seed)[0]
 
@@ -107,10 +121,10 @@ def linearize(
         Parameters may be split too, without being named. `()` treats each device on its own.
 
     Returns:
-      `(losses, jac)`, or `((losses, aux), jac)`: losses `(T,)`, and J with `jac.gram()` and `jac.combine(w)`.
-      G is symmetric; its error against G from stacked gradients is that of the network's own sums. What is not
-      finite in one task's own computation stays in its row and column of G, and out of `combine(w)` where its
-      weight is zero; the limits are those of `task_value_and_grad`.
+      `(losses, jac)`, or `((losses, aux), jac)`: losses `(T,)`, and J with `jac.gram()`, `jac.combine(w)` and
+      `jac.push(v)`. G is symmetric; its error against G from stacked gradients is that of the network's own
+      sums. What is not finite in one task's own computation stays in its row and column of G, and out of
+      `combine(w)` where its weight is zero; the limits are those of `task_value_and_grad`.
 
     Raises:
       ValueError: If `mode` or `chunk_size` is unknown, the losses are not one scalar per task or differ over a
@@ -156,13 +170,10 @@ def gram_by_sweeps(
     Returns:
       G and k, as `stacked.scaled_gram`.
     """
-    push_forward = jax.linear_transpose(pull_back, losses)
+    push = partial(push_forward, pull_back, losses)
     pull_back = isolated(pull_back, losses)
     gradient = jax.eval_shape(pull_back, losses)
     dtype = widest([*gradient, losses])
-
-    def push(gradient):
-        return _push(push_forward, list(map(jnp.conj, gradient))).astype(dtype)
 
     def column_of_unit_rows(seed):
         gradient = pull_back(seed)
@@ -188,13 +199,27 @@ def one_hot(losses: jax.Array) -> jax.Array:
     return jnp.diag(jnp.ones_like(losses))
 
 
-def _push(push_forward, tangent):
-    """Apply the transpose of the backward pass, or explain that it has none."""
+def push_forward(
+    pull_back: Callable[[jax.Array], list[jax.Array]], losses: jax.Array, direction: list[jax.Array]
+) -> jax.Array:
+    """Return Jv by the transpose of s ↦ Jᵀs, or explain that it has none.
+
+    Args:
+      pull_back: Linear, from `(T,)` to a list of leaves.
+      losses: Shape `(T,)`, of which only the type counts.
+      direction: v, leaves like those of the gradient.
+
+    Returns:
+      Jv, shape `(T,)`, float32 or better.
+    """
+    gradient = jax.eval_shape(pull_back, losses)
+    tangent = [jnp.conj(leaf) for leaf in cast_like(direction, gradient)]
     try:
-        return push_forward(tangent)[0]
+        products = jax.linear_transpose(pull_back, losses)(tangent)[0]
     except Exception as error:
         raise ValueError(
             "expected a backward pass that JAX can transpose, got one that it cannot "
             f"(a custom_vjp that is a kernel or not linear: {type(error).__name__}); "
-            'call linearize(..., mode="reverse"), which needs backward passes only.'
+            'call matrix_free.linearize(..., mode="reverse"), which needs backward passes only.'
         ) from error
+    return products.astype(widest([*gradient, losses]))

@@ -1,46 +1,17 @@
 """J with one row per example: inner products of example gradients without storing them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
-from mtlgrad_jax.ground.ranges import undo_scale
-from mtlgrad_jax.jacobians._gram_in_blocks import gram_in_blocks
-from mtlgrad_jax.jacobians._losses import Trainable, check_chunk_size, trainable
-from mtlgrad_jax.typing import Gram, PyTree, Weights
-
-
-@dataclass(frozen=True)
-class PerExample:
-    """The gradients of B examples behind the interface of `typing.Jacobian`, made by `linearize`."""
-
-    row: Callable[[jax.Array], list[jax.Array]]  # example number -> its gradient, trainable leaves
-    pull_back: Callable[[jax.Array], tuple[list[jax.Array]]]  # s ↦ Jᵀs
-    losses: jax.Array  # (B,)
-    zeros: list[jax.Array]  # the update of the leaves that have no gradient
-    where: Trainable
-    chunk_size: int | None
-
-    @property
-    def num_tasks(self) -> int:
-        """T."""
-        return self.losses.shape[0]
-
-    def gram(self) -> Gram:
-        """Return JJᵀ."""
-        return undo_scale(*self.scaled_gram())
-
-    def scaled_gram(self) -> tuple[Gram, jax.Array]:
-        """Return the Gram matrix of 2⁻ᵏJ and k, as `stacked.scaled_gram` does."""
-        return gram_in_blocks(self.row, self.losses, self.chunk_size)
-
-    def combine(self, weights: Weights, *, keep: jax.Array | None = None) -> PyTree:
-        """Return Jᵀw, the gradient of Σ wᵢLᵢ: one backward pass over the batch, no gradient of an example."""
-        weights = weights if keep is None else jnp.where(keep, weights, 0)
-        return self.where.merge(self.pull_back(weights.astype(self.losses.dtype))[0], self.zeros)
+from mtlgrad_jax.jacobians._layer_plan import make_plan, trace
+from mtlgrad_jax.jacobians._layer_probes import evaluate, nested, zero_probe
+from mtlgrad_jax.jacobians._losses import check_chunk_size, trainable
+from mtlgrad_jax.jacobians.structured import Structured
+from mtlgrad_jax.typing import PyTree
 
 
 def linearize(
@@ -49,24 +20,26 @@ def linearize(
     examples: PyTree,
     *,
     chunk_size: int | None = 32,
-) -> tuple[jax.Array, PerExample]:
+) -> tuple[jax.Array, Structured]:
     """Evaluate a loss on every example and hold the Jacobian whose rows are the examples' gradients.
 
     For methods that weigh examples: instance-wise risk minimisation, gradient-guided masking of noisy
-    labels. The Gram matrix is built from pairs of blocks of examples, leaf by leaf.
+    labels. The Gram matrix costs one backward pass for all examples, to the outputs of layers, and products of
+    these; see `structured.linearize`. Large leaves that enter no layer that is recognised go block by block.
 
-    Gᵢⱼ = ⟨∇L(θ, xᵢ), ∇L(θ, xⱼ)⟩,   u = Σ wᵢ ∇L(θ, xᵢ)
+    Gᵢⱼ = ⟨∇L(θ, xᵢ), ∇L(θ, xⱼ)⟩ = Σ ⟨aᵢᵀδᵢ, aⱼᵀδⱼ⟩,   u = Σ wᵢ ∇L(θ, xᵢ)
 
     Args:
       loss_fn: `loss_fn(params, example)` returning a scalar; a network that wants a batch gets
         `example[None]`. Examples must not see each other, as they do in batch normalisation.
       params: Any pytree; integer leaves carry no gradient and get zeros.
       examples: A pytree whose leaves have a leading axis of length B.
-      chunk_size: Examples per block. `gram()` holds twice as many gradients and computes
-        B²/(2·chunk_size) + B/2 of them; None holds all B at once.
+      chunk_size: Examples per block, for leaves that go block by block: `gram()` holds twice as many of their
+        gradients and computes B²/(2·chunk_size) + B/2 of them; None holds all B at once.
 
     Returns:
-      `(losses, jac)`: losses `(B,)`, and J with `jac.gram()` of shape `(B, B)` and `jac.combine(w)`.
+      `(losses, jac)`: losses `(B,)`, and J with `jac.gram()` of shape `(B, B)`, `jac.combine(w)`,
+      `jac.push(v)`, `jac.row_lengths()` and `jac.report()`.
 
     Raises:
       ValueError: If `chunk_size` is not positive, the examples share no leading axis, or a loss is not a
@@ -100,11 +73,57 @@ def linearize(
             )
         return value
 
-    def row(number):
-        return jax.grad(loss)(leaves, jax.tree.map(lambda leaf: leaf[number], examples))
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), examples)
+    traced = trace(loss, leaves, one)
+    plan = make_plan(traced.closed, len(leaves), large_rows=False)
+    uses = nested(plan.uses, plan.uses)
 
-    losses, pull_back = jax.vjp(lambda leaves: jax.vmap(partial(loss, leaves))(examples), leaves)
-    return losses, PerExample(row, pull_back, losses, [jnp.zeros_like(leaf) for leaf in others], where, chunk_size)
+    def probed(leaves, example, own, probes):
+        leaves = [leaf + own[number] if number in own else leaf for number, leaf in enumerate(leaves)]
+        inputs = [*leaves, *jax.tree.leaves(example)]
+        (value,), taps = evaluate(traced.closed.jaxpr, traced.closed.consts, inputs, uses, probes)
+        return value, taps
+
+    (num_examples,) = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(examples)}
+    own = {number: jnp.zeros((num_examples, *jnp.shape(leaves[number])), leaves[number].dtype) for number in plan.rows}
+    probes = nested(plan.uses, [zero_probe(use, (num_examples,)) for use in plan.uses])
+    batched = jax.vmap(probed, (None, 0, 0, 0))
+    losses, pull_back, taps = jax.vjp(
+        lambda leaves, own, probes: batched(leaves, examples, own, probes), leaves, own, probes, has_aux=True
+    )
+    return losses, Structured(
+        pull_back=Partial(_pull_leaves, pull_back),
+        rows_and_deltas=Partial(_rows_and_deltas, pull_back, losses),
+        row=Partial(partial(_row, loss, plan.large), leaves, examples),
+        taps=taps,
+        losses=losses,
+        zeros=where.zeros(others),
+        where=where,
+        plan=plan,
+        own_taps=True,
+        chunk_size=chunk_size,
+    )
+
+
+def _pull_leaves(pull_back, seed):
+    return pull_back(seed)[0]
+
+
+def _rows_and_deltas(pull_back, losses):
+    """Pull the sum of all losses back, once: what is each example's own has each example's own gradient."""
+    _, own, deltas = pull_back(jnp.ones_like(losses))
+    return list(own.values()), deltas
+
+
+def _row(loss, large, leaves, examples, number):
+    """Return the gradient of one example with respect to the leaves that go block by block."""
+    example = jax.tree.map(lambda leaf: leaf[number], examples)
+
+    def of_large(large_leaves):
+        chosen = dict(zip(large, large_leaves, strict=True))
+        return loss([chosen.get(place, leaf) for place, leaf in enumerate(leaves)], example)
+
+    return jax.grad(of_large)([leaves[place] for place in large])
 
 
 def _check_examples(examples):

@@ -77,6 +77,21 @@ class SharedEncoder:
             heads, _ = pull_back(own)
         return self.places.join(encoder, self.encoder_rest, heads, self.heads_rest)
 
+    def push(self, direction: PyTree) -> jax.Array:
+        """Return Jv with J at the parameters, one forward sweep: how fast a step changes the losses themselves."""
+        return self.at_parameters().push(direction)
+
+    def at_parameters(self) -> matrix_free.MatrixFree:
+        """Return the Jacobian with respect to all parameters, whose Gram matrix costs T sweeps through the encoder."""
+        return matrix_free.MatrixFree(
+            pull_back=jax.tree_util.Partial(_pull_to_parameters, self.pull_to_encoder, self.pull_to_heads),
+            losses=self.losses,
+            zeros=[*self.encoder_rest, *self.heads_rest],
+            where=self.places.of_parameters(),
+            mode="forward",
+            chunk_size=1,
+        )
+
 
 class _Places(NamedTuple):
     """Which leaves of which tree carry a gradient."""
@@ -88,6 +103,18 @@ class _Places(NamedTuple):
 
     def join(self, encoder, encoder_rest, heads, heads_rest):
         return self.params.unflatten([self.encoder.merge(encoder, encoder_rest), self.heads.merge(heads, heads_rest)])
+
+    def of_parameters(self) -> Trainable:
+        """Return where the leaves of both stand in the tree of all parameters."""
+        marks = self.encoder.is_trainable, self.heads.is_trainable
+        both = [part.treedef.unflatten(mark) for part, mark in zip((self.encoder, self.heads), marks, strict=True)]
+        return Trainable(jax.tree.structure(self.params.unflatten(both)), marks[0] + marks[1])
+
+
+def _pull_to_parameters(pull_to_encoder, pull_to_heads, seed):
+    heads, representation = pull_to_heads(seed)
+    (encoder,) = pull_to_encoder(representation)
+    return ([*encoder, *heads],)
 
 
 def linearize(
@@ -130,9 +157,10 @@ def linearize(
 
     Returns:
       `(losses, jac)`, or `((losses, aux), jac)`: losses `(T,)`, and a `typing.Jacobian` with `jac.gram()`,
-      `(T, T)`, and `jac.combine(w)`, a tree like `params`. Any weighting applies, those with auxiliaries too.
-      A task whose gradient is not finite spoils its row and column of G and, with a weight of zero, nothing of
-      the encoder; with `heads="own"` its own head still gets that gradient.
+      `(T, T)`, `jac.combine(w)`, a tree like `params`, and `jac.push(v)`, which is exact. `jac.at_parameters()` is
+      the Jacobian that the bound stands in for. Any weighting applies, those with auxiliaries too. A task whose
+      gradient is not finite spoils its row and column of G and, with a weight of zero, nothing of the encoder; with
+      `heads="own"` its own head still gets that gradient, unless it is left out.
 
     Raises:
       ValueError: If `params` is no such pair, `heads` is unknown, losses or representation are malformed, or

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_inexact, shapes
+from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_inexact, is_small, per_row
+from mtlgrad_jax.ground.meshes import check_axes
 from mtlgrad_jax.ground.ranges import undo_scale
+from mtlgrad_jax.ground.rows import inner_products
 from mtlgrad_jax.jacobians._isolation import isolated
 from mtlgrad_jax.jacobians._losses import check_chunk_size, loss_vector, map_in_chunks, trainable
 from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
+from mtlgrad_jax.jacobians._task_axis import count_tasks as count_tasks
 from mtlgrad_jax.typing import AxisName, Gram, PyTree, Weights
-
-_WANTED = "expected stacked task gradients with leaves (T, *param_shape)"
-_ADVICE = "stack one gradient per task along a new leading axis, as mtl.task_value_and_grad does"
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("task_grads",), meta_fields=("axis_name",))
@@ -52,6 +52,10 @@ class Stacked:
         """Return Jᵀw, see `combine`."""
         return combine(self.task_grads, weights, keep=keep)
 
+    def push(self, direction: PyTree) -> jax.Array:
+        """Return Jv."""
+        return push(self.task_grads, direction, axis_name=self.axis_name)
+
 
 def linearize(
     losses_fn: Callable[..., Any], params: PyTree, *args: Any, has_aux: bool = False, chunk_size: int | None = None
@@ -66,7 +70,7 @@ def linearize(
       chunk_size: As in `task_value_and_grad`.
 
     Returns:
-      `(losses, jac)`, or `((losses, aux), jac)`, with `jac.gram()` and `jac.combine(w)`.
+      `(losses, jac)`, or `((losses, aux), jac)`, with `jac.gram()`, `jac.combine(w)` and `jac.push(v)`.
 
     Raises:
       ValueError: As in `task_value_and_grad`.
@@ -80,74 +84,6 @@ def linearize(
     """
     value, task_grads = task_value_and_grad(losses_fn, has_aux=has_aux, chunk_size=chunk_size)(params, *args)
     return value, Stacked(task_grads)
-
-
-def count_tasks(task_grads: PyTree, *, expected: int | None = None, params: PyTree | None = None) -> int:
-    """Return the length T of the leading task axis, or explain what is wrong with it.
-
-    Args:
-      task_grads: Leaves `(T, *param_shape)`.
-      expected: The T that the caller was told to expect.
-      params: If given, every leaf must be `(T,) + param.shape`.
-
-    Returns:
-      T.
-
-    Raises:
-      ValueError: If there is no floating-point leaf, a leaf has no task axis, leaves disagree, T is not the
-        expected one, or a leaf is not a stack of gradients of its parameter.
-
-    Example:
-      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
-      >>> mtl.jacobians.stacked.count_tasks({"w": jnp.ones((3, 2)), "b": jnp.ones(3)})
-      3
-    """
-    leaves = [leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)]
-    if not leaves:
-        raise ValueError(f"{_WANTED}, got a tree without floating-point leaves: {shapes(task_grads)}; {_ADVICE}.")
-    pairs = _shapes_beside(task_grads, params)
-    if pairs and all(shape == own for shape, own in pairs):
-        raise ValueError(
-            f"{_WANTED}, got the parameters' own shapes {shapes(task_grads)}; {_ADVICE}, put the aggregation first in "
-            "optax.chain, and use mtl.accumulate in place of optax.MultiSteps."
-        )
-    lengths = {jnp.shape(leaf)[:1] for leaf in leaves}
-    if len(lengths) > 1 or () in lengths:
-        raise ValueError(f"{_WANTED} of one and the same T, got {shapes(task_grads)}; {_ADVICE}.")
-    ((num_tasks,),) = lengths
-    if num_tasks == 0:
-        raise ValueError(f"{_WANTED} for at least one task, got {shapes(task_grads)}; {_ADVICE}.")
-    for shape, own in pairs:
-        if shape != (num_tasks, *own):
-            hint = ", and put optax.flatten around what follows the aggregation" if _is_flattened(pairs) else ""
-            raise ValueError(
-                f"{_WANTED}, got {shape} for a parameter of shape {own} in {shapes(task_grads)}; {_ADVICE}{hint}."
-            )
-    if expected is not None and num_tasks != expected:
-        raise ValueError(f"{_WANTED} for num_tasks={expected}, got T={num_tasks} in {shapes(task_grads)}; {_ADVICE}.")
-    return num_tasks
-
-
-def _shapes_beside(task_grads, params):
-    """Return the shape of every floating-point leaf beside that of its parameter, or explain that it has none."""
-    if params is None:
-        return []
-    own = dict(jax.tree_util.tree_leaves_with_path(params))
-    found = {path: leaf for path, leaf in jax.tree_util.tree_leaves_with_path(task_grads) if is_inexact(leaf)}
-    if strange := [jax.tree_util.keystr(path) or "array" for path in found if path not in own]:
-        raise ValueError(
-            f"{_WANTED} in a tree like the parameters {shapes(params)}, got {strange[0]} in {shapes(task_grads)}; "
-            f"{_ADVICE}, or jax.tree.map(lambda *rows: jnp.stack(rows), *grads) of one gradient per task."
-        )
-    return [(jnp.shape(leaf), jnp.shape(own[path])) for path, leaf in found.items()]
-
-
-def _is_flattened(pairs):
-    """Whether T gradients and their parameters were each made one vector, as `optax.flatten` does."""
-    if len(pairs) != 1:
-        return False
-    ((shape, own),) = pairs
-    return len(shape) == len(own) == 1 and own[0] > 0 and shape[0] % own[0] == 0
 
 
 def gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None = None) -> Gram:
@@ -182,7 +118,7 @@ def scaled_gram(task_grads: PyTree, *, axis_name: str | tuple[str, ...] | None =
     """Compute the Gram matrix of 2⁻ᵏJ, with k = 0 unless squares leave the range of the floating-point type.
 
     Ordinary gradients are read once. Only if a squared length overflows, comes close to underflow, or is
-    zero while the longest gradient is short too, they are read again, for k and for the scaled products.
+    zero while the longest gradient is short too, they are read three more times, to find k and for the scaled products.
 
     Args:
       task_grads: As in `gram`.
@@ -238,14 +174,47 @@ def _weighted_sum(leaf, weights, keep):
     leaf, weights = lax.optimization_barrier((leaf, weights))
     wide = leaf.astype(at_least_single(leaf.dtype))
     if keep is not None:
-        wide = jnp.where(keep.reshape(keep.shape + (1,) * (wide.ndim - 1)), wide, 0)
+        wide = jnp.where(per_row(keep, wide), wide, 0)
+    weights = weights.astype(wide.dtype)
+    if is_small(leaf):  # a sum compiles in an eighth of the time of a product, and is as fast there
+        return jnp.sum(per_row(weights, wide) * wide, axis=0).astype(leaf.dtype)
     return lax.dot_general(
-        weights.astype(wide.dtype),
+        weights,
         wide,
         (((0,), (0,)), ((), ())),
         precision=lax.Precision.HIGHEST,
         out_sharding=explicit_sharding(wide, tuple(range(1, wide.ndim))),
     ).astype(leaf.dtype)
+
+
+def push(task_grads: PyTree, direction: PyTree, *, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:
+    """Compute how fast every loss changes along a direction, leaf by leaf.
+
+    (Jv)ᵢ = Re⟨gᵢ, v⟩
+
+    Args:
+      task_grads: Leaves `(T, *param_shape)`, as in `gram`.
+      direction: v, leaves `(*param_shape)`; integer leaves are left out.
+      axis_name: As in `gram`.
+
+    Returns:
+      Jv, shape `(T,)`, accumulated in float32, or in float64 if a leaf is. A row that is not finite makes its own
+      entry not finite and no other.
+
+    Raises:
+      ValueError: If the task axis is missing or inconsistent, or gradients differ over a mesh axis that
+        `axis_name` does not name.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mtlgrad_jax as mtl
+      >>> task_grads = {"w": jnp.array([[1.0, 2.0], [0.0, 1.0]]), "b": jnp.array([2.0, 0.0])}
+      >>> mtl.jacobians.stacked.push(task_grads, {"w": jnp.array([1.0, -1.0]), "b": jnp.array(3.0)})
+      Array([ 5., -1.], dtype=float32)
+    """
+    count_tasks(task_grads)
+    check_axes([leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)], axis_name)
+    return inner_products(task_grads, direction, axis_name=axis_name)
 
 
 def task_value_and_grad(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.ground.presence import everyone, number, only
 from mtlgrad_jax.methods._extras import check_losses, softmax_where
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -68,6 +69,7 @@ def weighting(*, temperature: float = 2.0, steps_per_period: int = 1) -> Statefu
         )
 
     def update(gram, state, *, losses=None, present=None):
+        check_memory(state.total, gram)
         losses = check_losses(losses, gram, "dwa").astype(state.total.dtype)
         present = everyone(present, losses)
         comparable = (state.num_periods >= 2) & _positive(state.last) & _positive(state.before_last)

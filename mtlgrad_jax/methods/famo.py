@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.ground.presence import everyone, only
 from mtlgrad_jax.methods._extras import check_losses, log_losses, softmax_where
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -57,6 +58,7 @@ def weighting(*, learning_rate: float = 0.025, decay: float = 1e-3) -> StatefulW
         return FamoState(jnp.zeros(num_tasks), jnp.zeros(num_tasks))
 
     def update(gram, state, *, losses=None, previous_batch_losses=None, present=None):
+        check_memory(state.logits, gram)
         losses = check_losses(losses, gram, "famo")
         after = losses if previous_batch_losses is None else previous_batch_losses
         after = check_losses(after, gram, "famo", name="previous_batch_losses")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.ground.grams import reciprocal, row_norms
+from mtlgrad_jax.ground.grams import check_memory, reciprocal, row_norms
 from mtlgrad_jax.ground.presence import everyone, leave_out, number, only
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -56,6 +56,7 @@ def weighting(*, alpha: float = 1.5, learning_rate: float = 0.025) -> StatefulWe
         return GradNormState(jnp.ones(num_tasks), jnp.zeros(num_tasks))
 
     def update(gram, state, *, losses=None, present=None):
+        check_memory(state.weights, gram)
         losses = only(check_losses(losses, gram, "gradnorm"), present)
         lengths, present = row_norms(leave_out(gram, present)), everyone(present, losses)
         initial = state.initial_losses.astype(gram.dtype)

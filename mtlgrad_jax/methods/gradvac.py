@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal, row_norms
+from mtlgrad_jax.ground.grams import check_memory, dot, reciprocal, row_norms
 from mtlgrad_jax.ground.keys import key_sequence
 from mtlgrad_jax.ground.presence import leave_out, only
 from mtlgrad_jax.methods.pcgrad import random_orders
@@ -64,7 +64,8 @@ def weighting(*, beta: float = 0.5, key: jax.Array | int = 0) -> StatefulWeighti
         return GradVacState(jnp.zeros((num_tasks, num_tasks)), keys.init())
 
     def update(gram, state, *, present=None):
-        num_tasks, gram = check_gram(gram), leave_out(gram, present)
+        check_memory(state.targets, gram)
+        num_tasks, gram = gram.shape[0], leave_out(gram, present)
         drawn, data = keys.draw(state.key)
         orders = random_orders(drawn, num_tasks)
         lengths = row_norms(gram)

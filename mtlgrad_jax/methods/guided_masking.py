@@ -43,8 +43,8 @@ def weights(gram: Gram, *, clean_weight: float = 0.0, present: jax.Array | None 
     References:
       Wang et al., "Gradient-guided loss masking for neural machine translation", arXiv 2102.13549.
     """
-    agrees = (leave_out(gram, present)[0] > 0) & (jnp.arange(check_gram(gram)) > 0)
-    kept = agrees.astype(gram.dtype)
+    num_tasks, gram = check_gram(gram), leave_out(gram, present)
+    kept = ((gram[0] > 0) & (jnp.arange(num_tasks) > 0)).astype(gram.dtype)
     weights = kept / jnp.maximum(jnp.sum(kept), 1)
     return only(weights.at[0].set(jnp.asarray(clean_weight, gram.dtype)), present)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.ground.presence import everyone, only
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -52,6 +53,7 @@ def weighting(*, learning_rate: float = 0.025) -> StatefulWeighting:
         return ImtlLState(jnp.zeros(num_tasks))
 
     def update(gram, state, *, losses=None, present=None):
+        check_memory(state.log_scales, gram)
         losses = check_losses(losses, gram, "imtl_l")
         log_scales, present = state.log_scales.astype(gram.dtype), everyone(present, losses)
         scales = jnp.exp(log_scales)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.ground.grams import dot
+from mtlgrad_jax.ground.grams import check_memory, dot
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.methods._extras import check_cross_gram
 from mtlgrad_jax.methods._simplex import descend, restrict, resume
@@ -55,6 +55,7 @@ def weighting(*, gamma: float = 0.1, rho: float = 0.1) -> StatefulWeighting:
         return ModoState(jnp.ones(num_tasks) / num_tasks)
 
     def update(gram, state, *, cross_gram=None, log2_scale=0, present=None):
+        check_memory(state.weights, gram)
         cross_gram = check_cross_gram(cross_gram, gram, "modo", present)
         weights, total = restrict(state.weights.astype(gram.dtype), present)
         limit = jnp.finfo(gram.dtype).max / 4

@@ -13,7 +13,7 @@ from mtlgrad_jax.ground.presence import everyone
 from mtlgrad_jax.ground.rows import zeros_like_rows
 from mtlgrad_jax.jacobians.stacked import Stacked
 from mtlgrad_jax.methods import conflict_free
-from mtlgrad_jax.transforms.aggregate import check_options, empty_record, record
+from mtlgrad_jax.transforms.aggregate import check_options, check_state, empty_record, record
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, PyTree
 
 CLAIMS = Claims(
@@ -92,6 +92,7 @@ def momentum_conflict_free(
 
     def update(updates, state, params=None, *, task=None, present=None, **extra_args) -> tuple[PyTree, PyTree]:
         del params, extra_args  # unused
+        check_state(state, num_tasks)
         memory = state.memory
         _check_shapes(updates, memory.momenta)
         task = jnp.asarray(memory.next_task if task is None else task, jnp.int32)

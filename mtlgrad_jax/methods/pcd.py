@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal
+from mtlgrad_jax.ground.grams import check_gram, check_memory, dot, normalize_rows, reciprocal
 from mtlgrad_jax.ground.presence import everyone, leave_out
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.solvers import nnls
@@ -21,7 +21,7 @@ class PcdState(NamedTuple):
 
     rms: jax.Array  # (T,), √EMA‖gᵢ‖², not yet corrected for its start at zero
     num_steps: jax.Array  # (T,) int32, in which a task took part
-    gap: jax.Array  # (), certificate of the projection; infinite where no direction keeps the guarantee
+    gap: jax.Array  # (), certificate of the projection; largest float at first, infinite without a direction
 
 
 def weighting(
@@ -60,11 +60,11 @@ def weighting(
     """
 
     def init(num_tasks):
-        zeros = jnp.zeros(num_tasks, jnp.float32)
-        return PcdState(zeros, jnp.zeros(num_tasks, jnp.int32), jnp.full((), jnp.inf, jnp.float32))
+        unknown = jnp.full((), jnp.finfo(jnp.float32).max, jnp.float32)
+        return PcdState(jnp.zeros(num_tasks, jnp.float32), jnp.zeros(num_tasks, jnp.int32), unknown)
 
     def update(gram, state, *, log2_scale=0, present=None):
-        check_gram(gram)
+        check_memory(state.rms, gram)
         gram, present = leave_out(gram, present), everyone(present, gram[0])
         decay = jnp.asarray(beta, gram.dtype)
         correlation, scaled_lengths = normalize_rows(gram)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from mtlgrad_jax.ground.grams import dot, reciprocal
+from mtlgrad_jax.ground.grams import check_memory, dot, reciprocal
 from mtlgrad_jax.ground.presence import everyone, number
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_cross_gram
@@ -78,6 +78,7 @@ def weighting(
         return SdmgradState(jnp.ones(num_tasks) / num_tasks)
 
     def update(gram, state, *, cross_gram=None, present=None):
+        check_memory(state.weights, gram)
         cross_gram = check_cross_gram(cross_gram, gram, "sdmgrad", present)
         weights, total = restrict(state.weights.astype(gram.dtype), present)
         share = _preference.resolve(preference, gram, present)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.ground.presence import everyone, only
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -53,6 +54,7 @@ def weighting(*, learning_rate: float = 0.025) -> StatefulWeighting:
         return UncertaintyState(jnp.zeros(num_tasks))
 
     def update(gram, state, *, losses=None, present=None):
+        check_memory(state.log_variances, gram)
         losses = check_losses(losses, gram, "uncertainty")
         log_variances, present = state.log_variances.astype(gram.dtype), everyone(present, losses)
         precision = jnp.exp(-log_variances)

@@ -97,7 +97,7 @@ def aggregate(
 
     def update(updates, state, params=None, **extra_args) -> tuple[PyTree, PyTree]:
         count_tasks(updates, expected=num_tasks, params=params)
-        _check_state(state, num_tasks)
+        check_state(state, num_tasks)
         memory = state if num_tasks is None else state.memory
         taken = step.take(method, Stacked(updates, axis_name), memory, nonfinite=nonfinite, **extra_args)
         return taken.update, taken.memory if num_tasks is None else record(state, taken)
@@ -119,11 +119,13 @@ def check_options(needs_num_tasks: bool, num_tasks: int | None, nonfinite: str) 
         )
 
 
-def _check_state(state, num_tasks):
-    if num_tasks is not None and jnp.shape(state.weights) != (num_tasks,):
+def check_state(state: PyTree, num_tasks: int | None) -> None:
+    """Raise a ValueError for a state that is not the record of this number of tasks."""
+    recorded = getattr(state, "weights", None)
+    if num_tasks is not None and (recorded is None or jnp.shape(recorded) != (num_tasks,)):
+        found = type(state).__name__ if recorded is None else f"one for {jnp.shape(recorded)[0]} tasks"
         raise ValueError(
-            f"expected a state for num_tasks={num_tasks}, got one for {jnp.shape(state.weights)[0]} tasks; call "
-            "init of the transformation that is updated."
+            f"expected a state for num_tasks={num_tasks}, got {found}; call init of the transformation that is updated."
         )
 
 

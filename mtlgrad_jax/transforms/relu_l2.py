@@ -4,12 +4,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.ground.leaves import at_least_single, contract, widest
+from mtlgrad_jax.ground.leaves import is_inexact, shapes
+from mtlgrad_jax.transforms._projection import project_rows
 
 SCOPES = ("tree", "leaf")
 
 
-def relu_l2_project(*, scope: str = "tree") -> optax.GradientTransformation:
+def relu_l2_project(
+    *, scope: str = "tree", axis_name: str | tuple[str, ...] | None = None
+) -> optax.GradientTransformation:
     """Change an update just enough that the step does not lengthen the parameters.
 
     ½‖θ‖² is the auxiliary task of `primary_aux` and θ its gradient: a projection onto the half-space of
@@ -22,12 +25,14 @@ def relu_l2_project(*, scope: str = "tree") -> optax.GradientTransformation:
     Args:
       scope: `"tree"` for one inner product over all parameters, `"leaf"` for one per leaf. To leave out
         biases and norms, wrap it in `optax.masked`.
+      axis_name: See `aggregate`.
 
     Returns:
-      An `optax.GradientTransformation` that needs `params`. θ = 0 leaves the update as it is.
+      An `optax.GradientTransformation` that needs `params`. θ = 0 leaves the update as it is. It is `guard` with
+      θ as the one protected row.
 
     Raises:
-      ValueError: If `scope` is unknown; in `update`, without `params`.
+      ValueError: If `scope` is unknown; in `update`, without `params`, or if the update is not shaped like them.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
@@ -48,17 +53,17 @@ def relu_l2_project(*, scope: str = "tree") -> optax.GradientTransformation:
                 "relu_l2_project expected params, got None; call tx.update(updates, state, params), "
                 "as Flax's TrainState.apply_gradients does."
             )
+        _check_like(updates, params)
         leaves, treedef = jax.tree.flatten(updates)
         thetas = jax.tree.leaves(params)
-        groups = [[index] for index in range(len(leaves))] if scope == "leaf" else [list(range(len(leaves)))]
-        projected = list(leaves)
-        for group in groups:
-            group = [index for index in group if jnp.issubdtype(leaves[index].dtype, jnp.inexact)]
-            if group:
-                share = _share([leaves[index] for index in group], [thetas[index] for index in group])
-                for index in group:
-                    projected[index] = _add(leaves[index], share, thetas[index])
-        return jax.tree.unflatten(treedef, projected), state
+        floating = [index for index, leaf in enumerate(leaves) if is_inexact(leaf)]
+        for group in [[index] for index in floating] if scope == "leaf" else [floating] * bool(floating):
+            rows = [thetas[index].astype(leaves[index].dtype)[None] for index in group]
+            step = [leaves[index] for index in group]
+            projected, _ = project_rows(rows, step, jnp.ones(1, bool), axis_name=axis_name)
+            for index, leaf in zip(group, projected, strict=True):
+                leaves[index] = leaf
+        return jax.tree.unflatten(treedef, leaves), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -72,6 +77,7 @@ def adam_relu_l2(
     *,
     scope: str = "tree",
     mask=None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformation:
     """Adam with decoupled L2 regularisation that has no coefficient.
 
@@ -87,6 +93,7 @@ def adam_relu_l2(
       scope: `"tree"` or `"leaf"`, see `relu_l2_project`.
       mask: Which parameters are regularised, a tree of booleans or a function of the parameters, as in
         `optax.adamw`; all by default.
+      axis_name: See `aggregate`.
 
     Returns:
       An `optax.GradientTransformation` that needs `params`.
@@ -101,23 +108,18 @@ def adam_relu_l2(
     References:
       Su, scientific-spaces 8907 (10)–(11); Loshchilov & Hutter, arXiv 1711.05101, for decoupling.
     """
-    project = relu_l2_project(scope=scope)
+    project_on_shorter = relu_l2_project(scope=scope, axis_name=axis_name)
     return optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps, eps_root=eps_root),
-        project if mask is None else optax.masked(project, mask),
+        project_on_shorter if mask is None else optax.masked(project_on_shorter, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
 
 
-def _share(gradients, thetas):
-    """Return (−⟨g,θ⟩)₊/‖θ‖² over a list of leaves."""
-    dtype = widest(gradients)
-    thetas = [theta.astype(g.dtype) for g, theta in zip(gradients, thetas, strict=True)]
-    along = sum(contract(g, theta, 0).astype(dtype) for g, theta in zip(gradients, thetas, strict=True))
-    length = sum(contract(theta, theta, 0).astype(dtype) for theta in thetas)
-    return jnp.where(length > 0, jnp.maximum(-along, 0) / jnp.where(length > 0, length, 1), 0)
-
-
-def _add(gradient, share, theta):
-    wide = at_least_single(gradient.dtype)
-    return (gradient.astype(wide) + share.astype(wide) * theta.astype(wide)).astype(gradient.dtype)
+def _check_like(updates, params):
+    own, found = ((jax.tree.structure(t), [jnp.shape(leaf) for leaf in jax.tree.leaves(t)]) for t in (params, updates))
+    if found != own:
+        raise ValueError(
+            f"relu_l2_project expected one gradient shaped like the parameters {shapes(params)}, got "
+            f"{shapes(updates)}; put the aggregation before it in optax.chain."
+        )

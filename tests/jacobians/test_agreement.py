@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 
 import mtlgrad_jax as mtl
-from mtlgrad_jax.jacobians import matrix_free, per_example, stacked
+from mtlgrad_jax.jacobians import matrix_free, per_example, stacked, structured
 
 T = 5
 KEYS = jax.random.split(jax.random.key(0), 8)
@@ -82,6 +82,8 @@ WEIGHTS = jnp.array([0.5, -1.0, 2.0, 0.0, 0.25])
 WAYS = {
     "stacked": stacked.linearize,
     "stacked, in chunks": lambda *args: stacked.linearize(*args, chunk_size=2),
+    "structured": structured.linearize,
+    "structured, in chunks": lambda *args: structured.linearize(*args, chunk_size=2),
     "matrix-free": matrix_free.linearize,
     "matrix-free, in chunks": lambda *args: matrix_free.linearize(*args, chunk_size=2),
     "matrix-free, at once": lambda *args: matrix_free.linearize(*args, chunk_size=None),

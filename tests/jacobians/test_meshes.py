@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mtlgrad_jax.jacobians import matrix_free, shared_encoder, stacked
+from mtlgrad_jax.jacobians import matrix_free, shared_encoder, stacked, structured
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices; see XLA_FLAGS in conftest.py")
 
@@ -55,6 +55,8 @@ LINEARIZE = {
     "stacked": whole(stacked.linearize),
     "matrix_free": whole(matrix_free.linearize),
     "reverse": whole(partial(matrix_free.linearize, mode="reverse", chunk_size=2)),
+    "structured": whole(structured.linearize),
+    "structured_in_chunks": whole(partial(structured.linearize, chunk_size=2)),
     "shared_encoder": in_two_parts,
     "shared_encoder_by_sweeps": partial(in_two_parts, chunk_size=1),
 }
@@ -126,12 +128,27 @@ def test_what_is_sent(alone, collectives, split, method, axis_type):
         assert set().union(*in_loop) == SHAPES["batch"] - {(WIDTH, T), (T, WIDTH)} | {(T,)}
 
 
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("method", ["structured", "structured_in_chunks"])
+@pytest.mark.parametrize("split", ["model", "batch"])
+def test_layer_by_layer_on_a_mesh(alone, split, method, axis_type):
+    mesh = jax.make_mesh((8,), (split,), axis_types=(axis_type,))
+    spec = P(None, None) if split == "model" and axis_type == AxisType.Explicit else None
+    specs, batch_spec = SPECS[split]
+    with jax.set_mesh(mesh):
+        args = put(PARAMS, specs, mesh), put(X, batch_spec, mesh), put(Y, batch_spec, mesh)
+        results = jax.jit(step(method, spec=spec))(*args)
+    assert_same(results, alone(method))
+    keeps = lambda leaf, spec: leaf.sharding.is_equivalent_to(NamedSharding(mesh, spec), leaf.ndim)
+    assert jax.tree.all(jax.tree.map(keeps, results[2], specs))
+
+
 def over_the_batch(function, **options):
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=(P(), P("batch"), P("batch")), out_specs=P(), **options))
 
 
-@pytest.mark.parametrize("method", ["matrix_free", "reverse", "shared_encoder", "shared_encoder_by_sweeps"])
+@pytest.mark.parametrize("method", [*LINEARIZE][1:])
 def test_shard_map_over_the_batch(alone, collectives, method):
     run = over_the_batch(step(method, axis_name="batch"))
     assert_same(run(PARAMS, X, Y), alone(method))
@@ -161,7 +178,7 @@ def test_losses_that_are_averaged_already_need_no_name(alone):
     assert_same(overlap, np.ones((T, T)))
 
 
-@pytest.mark.parametrize("method", ["matrix_free", "shared_encoder"])
+@pytest.mark.parametrize("method", ["matrix_free", "structured", "shared_encoder"])
 def test_a_batch_in_pieces_without_a_name_is_an_error(method):
     with pytest.raises(ValueError, match=r"losses that differ over the mesh axes \['batch'\]; name the axes"):
         over_the_batch(step(method))(PARAMS, X, Y)
@@ -179,7 +196,7 @@ def test_a_shard_map_that_tracks_nothing_is_an_error(method, options):
         over_the_batch(step(method, **options), check_vma=False)(PARAMS, X, Y)
 
 
-@pytest.mark.parametrize("method", ["matrix_free", "shared_encoder"])
+@pytest.mark.parametrize("method", ["matrix_free", "structured", "shared_encoder"])
 def test_each_device_on_its_own(method):
     def run(params, x, y):
         params = lax.pcast(params, "batch", to="varying")
@@ -193,7 +210,7 @@ def test_each_device_on_its_own(method):
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**-40])
-@pytest.mark.parametrize("method", ["matrix_free", "reverse"])
+@pytest.mark.parametrize("method", ["matrix_free", "reverse", "structured", "structured_in_chunks"])
 def test_shard_map_over_the_parameters(alone, method, scale):
     """Gradients in pieces add up without being named, also where squares leave the range of float32."""
 
@@ -203,8 +220,13 @@ def test_shard_map_over_the_parameters(alone, method, scale):
         return heads_fn(params["heads"], representation, x, y) * scale**2
 
     def run(params, x, y):
-        options = {"mode": "reverse", "chunk_size": 2} if method == "reverse" else {}
-        _, jac = matrix_free.linearize(in_pieces, params, x, y, **options)
+        linearize = {
+            "matrix_free": matrix_free.linearize,
+            "reverse": partial(matrix_free.linearize, mode="reverse", chunk_size=2),
+            "structured": structured.linearize,
+            "structured_in_chunks": partial(structured.linearize, chunk_size=2),
+        }[method]
+        _, jac = linearize(in_pieces, params, x, y)
         gram, exponent = jac.scaled_gram()
         return gram, exponent, jac.combine(gram[0] / jnp.max(jnp.diagonal(gram)))
 
