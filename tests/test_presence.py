@@ -327,3 +327,28 @@ def test_a_mask_of_another_shape_is_refused(wrong):
     tx, rows = mtl.mean(3), jnp.ones((3, 2))
     with pytest.raises(ValueError, match="present of shape"):
         tx.update(rows, tx.init(rows[0]), present=wrong)
+
+
+RAY = jnp.array([1.0, 2.0, 3.0, 4.0])
+COMBINED = {
+    "stch": lambda ray: functools.partial(mtl.weightings.stch, ray=ray),
+    "epo": lambda ray: functools.partial(mtl.weightings.epo, ray=ray),
+    "power": lambda ray: mtl.weightings.normalized(mtl.weightings.mgda, power=0.5),
+    "log": lambda ray: mtl.weightings.on_log_losses(mtl.weightings.mgda),
+    "log, with losses": lambda ray: mtl.weightings.on_log_losses(functools.partial(mtl.weightings.stch, ray=ray)),
+}
+
+
+@pytest.mark.parametrize("name", COMBINED)
+def test_a_weighting_alone_reads_nothing_of_an_absent_task(name):
+    """Neither its row and column of G nor its loss; a ray goes on among the others in its proportions."""
+    present = np.array([True, False, True, True])
+    rows, losses = (values[0] for values in steps_for(4))
+    gram = rows @ rows.T
+    expected = COMBINED[name](RAY[present])(
+        jnp.asarray(gram[np.ix_(present, present)]), losses=jnp.asarray(losses[present])
+    )
+    gram[~present], gram[:, ~present], losses[~present] = np.nan, np.nan, np.nan
+    weigh = jax.jit(lambda there: COMBINED[name](RAY)(jnp.asarray(gram), losses=jnp.asarray(losses), present=there))
+    np.testing.assert_allclose(weigh(present), np.insert(np.asarray(expected), 1, 0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(weigh(~present & False), 0)
