@@ -87,6 +87,8 @@ from mtlgrad_jax.transforms.accumulate import accumulate as accumulate
 from mtlgrad_jax.transforms.aggregate import AggregateState as AggregateState
 from mtlgrad_jax.transforms.aggregate import aggregate as aggregate
 from mtlgrad_jax.transforms.clip_task_norms import clip_task_norms as clip_task_norms
+from mtlgrad_jax.transforms.for_tasks import for_tasks as for_tasks
+from mtlgrad_jax.transforms.freeze import freeze as freeze
 from mtlgrad_jax.transforms.guard import GuardState as GuardState
 from mtlgrad_jax.transforms.guard import guard as guard
 from mtlgrad_jax.transforms.guard import guard_step as guard_step

@@ -11,6 +11,7 @@ from mtlgrad_jax.ground.extras import Picking, picking_extras
 from mtlgrad_jax.ground.grams import dot, reciprocal, row_norms
 from mtlgrad_jax.ground.leaves import at_least_single, choose, is_inexact, per_row
 from mtlgrad_jax.ground.members import any_member
+from mtlgrad_jax.ground.presence import fill, leave_out, only, only_rows, stand_in
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.ground.rows import cross_products, inner_products, rows_are_finite, scale_tree
 from mtlgrad_jax.jacobians.stacked import Stacked, count_tasks
@@ -41,14 +42,14 @@ class Runner(NamedTuple):
     needs_num_tasks: bool
     reads_gram: bool
     rest: Callable[..., Rest] | None  # (memory, **extras) -> a step that can be taken without G
-    certificate: Callable[[Gram, Weights], jax.Array]
+    certificate: Picking  # (gram, weights, **evidence) -> gap; `present` if it names it
     num_primary: int | None
 
 
 def ready(method: Weighting | StatefulWeighting | RowMethod | Method) -> Runner:
     """Make any kind of method ready for steps."""
     weighting, certificate, num_primary = method if isinstance(method, Method) else Method(method)
-    evidence = (certificate or conflict_gap, num_primary)
+    evidence = (picking_extras(certificate or _deepest_conflict_of, 2), num_primary)
     if isinstance(weighting, RowMethod):
         update = picking_extras(weighting.update, 2)
         return Runner(weighting.init, update, True, weighting.needs_num_tasks, True, None, *evidence)
@@ -97,6 +98,8 @@ def take(method: Runner, jac: Jacobian, memory: PyTree, *, nonfinite: Nonfinite 
     Raises:
       ValueError: If the method needs rows that `jac` does not hold, or as the method says.
     """
+    if extras.get("present") is not None:
+        extras["present"] = _checked(extras["present"], jac.num_tasks)
     first, two_batches = jac, _wants_two_batches(method, extras)
     if two_batches:
         jac = _rows_of_the_update(_with_rows(jac), **extras)
@@ -113,7 +116,8 @@ def take(method: Runner, jac: Jacobian, memory: PyTree, *, nonfinite: Nonfinite 
     update, weights = _combine(jac, weighed.weights, attendance)
     memory = weighed.memory if attendance is None else choose(attendance.usable, weighed.memory, memory)
     gram, gap = (weighed.gram, _or_infinite(weighed.gap, seen, attendance)) if method.reads_gram else (None, None)
-    return Taken(update, gram, weighed.log2_scale, weights, gap, seen.finite, memory)
+    finite = _finite_or_absent(seen, extras.get("present"))
+    return Taken(update, gram, weighed.log2_scale, weights, gap, finite, memory)
 
 
 class _Seen(NamedTuple):
@@ -157,9 +161,10 @@ def _glance(jac, extras):
 def _weigh(method, seen, memory, nonfinite, extras):
     attendance, gram = _attendance(method, seen, nonfinite, extras), seen.gram
     if attendance is not None:
-        gram, extras = _filled_gram(gram, attendance), extras | {"present": attendance.tasks}
+        gram, extras = fill(gram, attendance.tasks, attendance.stand_in), extras | _told(attendance, extras)
     weights, memory = method.update(gram, memory, **extras | {"log2_scale": seen.log2_scale})
-    return _Weighed(gram, seen.log2_scale, weights, method.certificate(gram, weights), memory)
+    gap = method.certificate(gram, weights, **_evidence(extras))
+    return _Weighed(gram, seen.log2_scale, weights, gap, memory)
 
 
 def _weigh_if_due(method, jac, glance, memory, nonfinite, extras):
@@ -174,7 +179,7 @@ def _weigh_if_due(method, jac, glance, memory, nonfinite, extras):
     def reuse():
         return rested, glance.finite
 
-    gap = method.certificate(rest.gram, rest.weights)
+    gap = method.certificate(rest.gram, rest.weights, **_evidence(extras))
     rested = _Weighed(rest.gram, rest.log2_scale, rest.weights, gap, rest.state)
     weighed, finite = lax.cond(any_member(rest.is_due), look, reuse)
     return weighed, glance._replace(finite=finite)
@@ -192,18 +197,20 @@ def _combine(jac, weights, attendance):
 
 
 def _take_on_rows(method, jac, seen, memory, nonfinite, extras):
+    invited = extras.get("present")
     attendance, gram, task_grads = _attendance(method, seen, nonfinite, extras), seen.gram, jac.task_grads
     extras = extras | {"log2_scale": seen.log2_scale, "axis_name": jac.axis_name}
     if attendance is not None:
-        gram, task_grads = _filled_gram(gram, attendance), _fill(task_grads, attendance)
-        extras = extras | {"present": attendance.tasks}
+        gram, task_grads = fill(gram, attendance.tasks, attendance.stand_in), _fill(task_grads, attendance)
+        extras = extras | _told(attendance, extras)
     update, weights, proposed = method.update(task_grads, memory, **extras)
-    gap = _deepest_conflict(task_grads, update, gram, seen.log2_scale, jac.axis_name)
+    gap = _deepest_conflict(task_grads, update, gram, seen.log2_scale, jac.axis_name, extras.get("present"))
     weights = jnp.zeros_like(gram[0]) if weights is None else weights
     if attendance is not None:
         before = (*jax.tree.map(jnp.zeros_like, (update, weights)), memory)
         update, weights, proposed = choose(attendance.usable, (update, weights, proposed), before)
-    return Taken(update, gram, seen.log2_scale, weights, _or_infinite(gap, seen, attendance), seen.finite, proposed)
+    gap, finite = _or_infinite(gap, seen, attendance), _finite_or_absent(seen, invited)
+    return Taken(update, gram, seen.log2_scale, weights, gap, finite, proposed)
 
 
 def _or_infinite(gap, seen, attendance):
@@ -212,46 +219,47 @@ def _or_infinite(gap, seen, attendance):
     return jnp.where(jnp.isfinite(gap) & jnp.all(sound), gap, jnp.inf)
 
 
-def _filled_gram(gram, attendance):
-    """Return the Gram matrix of SJ, whatever the missing rows hold."""
-    both = attendance.tasks[:, None] & attendance.tasks[None, :]
-    return dot(dot(attendance.stand_in, jnp.where(both, gram, 0)), attendance.stand_in.T)
+def _checked(present, num_tasks):
+    if jnp.shape(present) != (num_tasks,):
+        raise ValueError(f"expected present of shape ({num_tasks},), one boolean per task, got {jnp.shape(present)}.")
+    return jnp.asarray(present, bool)
 
 
 def _attendance(method, seen, nonfinite, extras):
     """Return who takes part, or None where all do and nobody asks."""
     present, finite = extras.get("present"), seen.finite
-    if present is not None and jnp.shape(present) != finite.shape:
-        raise ValueError(f"expected present of shape {finite.shape}, one boolean per task, got {jnp.shape(present)}.")
     if nonfinite == "propagate" and present is None:
         return None
-    invited = jnp.ones_like(finite) if present is None else jnp.asarray(present, bool)
+    invited = jnp.ones_like(finite) if present is None else present
     tasks = invited if nonfinite == "propagate" else invited & finite
-    usable = jnp.all(finite | ~invited) if nonfinite == "skip" else jnp.any(tasks)
+    if nonfinite == "drop_task" and extras.get("losses") is not None:
+        tasks = tasks & jnp.isfinite(extras["losses"])
+    usable = jnp.any(tasks) & (jnp.all(finite | ~invited) | (nonfinite != "skip"))
     return _Attendance(tasks, stand_in(tasks, method.num_primary, seen.gram.dtype), usable)
 
 
-def stand_in(tasks: jax.Array, num_leading: int | None, dtype: jnp.dtype) -> jax.Array:
-    """Return S, the matrix that replaces each missing row by the mean of the rows present in its group.
+def _told(attendance, extras):
+    """Return what a method is told of absent tasks: who is present, and losses in which the mean stands in for them."""
+    told, losses = {"present": attendance.tasks}, extras.get("losses")
+    if losses is None or jnp.shape(losses) != attendance.tasks.shape:
+        return told
+    losses = jnp.asarray(losses, attendance.stand_in.dtype)
+    known = only(losses, attendance.tasks & jnp.isfinite(losses))
+    return told | {"losses": jnp.where(attendance.tasks, losses, dot(attendance.stand_in, known))}
 
-    The mean of a group lies in its hull and its cone, so methods that depend on these only (mean, MGDA,
-    primary_aux, CAGrad, the projections onto the dual cone) see exactly the problem without the row,
-    although T is static. The groups are the first `num_leading` rows and the rest. A group with no row
-    left stands at zero.
 
-    Args:
-      tasks: Boolean, shape `(T,)`, those present.
-      num_leading: Size of the first group, None for a single one.
-      dtype: Of the result.
+def _evidence(extras):
+    """Return who was present, for a certificate that asks."""
+    return {"present": extras["present"]} if extras.get("present") is not None else {}
 
-    Returns:
-      S, shape `(T, T)`.
-    """
-    num_tasks = tasks.shape[0]
-    leading = jnp.arange(num_tasks) < (num_tasks if num_leading is None else num_leading)
-    shares = ((leading[:, None] == leading[None, :]) & tasks[None, :]).astype(dtype)
-    means = shares / jnp.maximum(jnp.sum(shares, axis=1, keepdims=True), 1)
-    return jnp.where(tasks[:, None], jnp.eye(num_tasks, dtype=dtype), means)
+
+def _finite_or_absent(seen, invited):
+    return seen.finite if invited is None else seen.finite | ~invited
+
+
+def _deepest_conflict_of(gram, weights, *, present=None):
+    """The certificate of a method that has none of its own."""
+    return conflict_gap(leave_out(gram, present), weights)
 
 
 def _fill(task_grads, attendance):
@@ -268,8 +276,9 @@ def _fill(task_grads, attendance):
     return jax.tree.map(fill, task_grads)
 
 
-def _deepest_conflict(task_grads, update, gram, log2_scale, axis_name):
+def _deepest_conflict(task_grads, update, gram, log2_scale, axis_name, present):
     """Measure max_i (−⟨gᵢ,u⟩)₊ / (‖gᵢ‖·max‖g‖), with u brought into the range of `gram` first."""
+    task_grads, gram = only_rows(task_grads, present), leave_out(gram, present)
     slope = inner_products(task_grads, scale_tree(update, -log2_scale), axis_name=axis_name)
     lengths = row_norms(gram)
     slope = scale_by_power_of_two(slope.astype(gram.dtype), -log2_scale) * reciprocal(jnp.max(lengths))

@@ -95,7 +95,7 @@ class Method(NamedTuple):
     """A weighting, or a method on rows, with its evidence and its groups; a bare one has the defaults."""
 
     weighting: Weighting | StatefulWeighting | RowMethod
-    certificate: Callable[[Gram, Weights], jax.Array] | None = None  # the record's `gap`; None: the deepest conflict
+    certificate: Callable[..., jax.Array] | None = None  # (gram, weights) -> the record's `gap`; None: deepest conflict
     num_primary: int | None = None  # leading rows that stand in for each other; None: all rows do
 
 

@@ -31,16 +31,18 @@ def network_losses(params):
 def training(dtype):
     """Return a jitted run in which losses are scaled, overflowing steps skipped and, if so told, the scale adapted.
 
-    The gradients that the method sees, and the parameters, are of the half-precision type from end to end.
+    The gradients and the parameters are of the half-precision type; the scale leaves the rows in float32, not the
+    update: a method that weighs by inverse lengths would take it for the length of a step.
     """
     tx = mtl.mgda(NUM_TASKS, nonfinite="skip")
 
     def step(carry, _):
         params, state, scale, halve = carry
         losses, task_grads = mtl.task_value_and_grad(lambda params: network_losses(params) * scale)(params)
-        updates, new = tx.update(task_grads, state, params)
+        rows = jax.tree.map(lambda g: g.astype(jnp.float32) / scale, task_grads)  # before they are weighed
+        updates, new = tx.update(rows, state, params)
         skipped = jnp.any(new.num_nonfinite > state.num_nonfinite)
-        updates = jax.tree.map(lambda u: (-0.1 * u.astype(jnp.float32) / scale).astype(u.dtype), updates)
+        updates = jax.tree.map(lambda u, p: (-0.1 * u).astype(p.dtype), updates, params)
         params = optax.apply_updates(params, updates)
         next_scale = jnp.where(halve & skipped, scale / 2, scale)
         return (params, new, next_scale, halve), (losses / scale, new.weights, skipped, task_grads)

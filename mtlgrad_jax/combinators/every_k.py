@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mtlgrad_jax.ground.grams import check_memory
+from mtlgrad_jax.ground.presence import everyone
 from mtlgrad_jax.typing import Gram, PyTree, Rest, StatefulWeighting, Weighting, as_stateful
 
 
@@ -16,6 +17,7 @@ class EveryKState(NamedTuple):
     gram: Gram  # (T, T), that they were computed from
     log2_scale: jax.Array  # () int32
     weights: jax.Array  # (T,)
+    present: jax.Array  # (T,) bool, the tasks that were weighed
     inner: PyTree  # of the wrapped weighting
 
 
@@ -34,7 +36,8 @@ def every_k(weighting: Weighting | StatefulWeighting, k: int) -> StatefulWeighti
     Returns:
       A `typing.StatefulWeighting`. The weights sum to what those of `weighting` do. In between they promise
       nothing about the gradients of that step, and the record's `gram` and `gap` are those of the last time. A
-      step with the extra `refresh=True`, a boolean that may be traced, computes them anew; evidence that costs
+      step with the extra `refresh=True`, a boolean that may be traced, computes them anew, and so does one in which
+      other tasks are `present` than before; evidence that costs
       little is a loss that rose, or a cosine of the step taken. Under `vmap` all members compute when one of them
       is due, so start them together.
 
@@ -62,17 +65,19 @@ def every_k(weighting: Weighting | StatefulWeighting, k: int) -> StatefulWeighti
     def init(num_tasks):
         zero = jnp.zeros((), jnp.int32)
         gram, weights = jnp.zeros((num_tasks, num_tasks)), jnp.zeros(num_tasks)
-        return EveryKState(zero, gram, jnp.copy(zero), weights, inner.init(num_tasks))
+        return EveryKState(zero, gram, jnp.copy(zero), weights, jnp.ones(num_tasks, bool), inner.init(num_tasks))
 
     def update(gram, state, *, log2_scale=0, **extras):
         check_memory(state.weights, gram)
         weights, memory = inner.update(gram, state.inner, log2_scale=log2_scale, **extras)
         kept = gram.astype(state.gram.dtype), jnp.asarray(log2_scale, jnp.int32), weights.astype(state.weights.dtype)
-        return weights, EveryKState(_after(jnp.zeros_like(state.count)), *kept, memory)
+        present = everyone(extras.get("present"), weights)
+        return weights, EveryKState(_after(jnp.zeros_like(state.count)), *kept, present, memory)
 
-    def rest(state, *, refresh=False):
+    def rest(state, *, refresh=False, present=None):
         resting = state._replace(count=_after(state.count))
-        return Rest((state.count == 0) | refresh, state.gram, state.log2_scale, state.weights, resting)
+        changed = jnp.zeros((), bool) if present is None else jnp.any(present != state.present)
+        return Rest((state.count == 0) | refresh | changed, state.gram, state.log2_scale, state.weights, resting)
 
     def _after(count):
         return jnp.where(count + 1 >= k, 0, count + 1)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import check_gram, reciprocal, row_norms
+from mtlgrad_jax.ground.presence import fill_hull, leave_out
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.typing import StatefulWeighting, Weighting, as_stateful
 
@@ -34,13 +35,15 @@ def normalized(weighting: Weighting | StatefulWeighting, *, power: ArrayLike = 1
     """
     inner = as_stateful(weighting)
 
-    def update(gram, state, *, log2_scale=0, **extras):
+    def update(gram, state, *, log2_scale=0, present=None, **extras):
         check_gram(gram)
+        gram, extras = leave_out(gram, present), extras if present is None else extras | {"present": present}
         lengths = row_norms(gram)
         inverse = _inverse_power(lengths, power)
         kept, rest = _split(jnp.asarray(log2_scale), 1 - jnp.asarray(power, gram.dtype))
-        unit_gram = gram * (inverse * rest)[:, None] * (inverse * rest)[None, :]
+        unit_gram, move = fill_hull(gram * (inverse * rest)[:, None] * (inverse * rest)[None, :], present)
         weights, state = inner.update(unit_gram, state, log2_scale=kept, **extras)
+        weights = move(weights)
         whole, rest = _split(jnp.asarray(log2_scale), -jnp.asarray(power, gram.dtype))
         scaled = scale_by_power_of_two(weights * inverse * rest, whole)
         return jnp.where(lengths > 0, scaled, weights), state

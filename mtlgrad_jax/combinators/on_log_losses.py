@@ -2,7 +2,9 @@
 
 import jax.numpy as jnp
 
-from mtlgrad_jax.ground.grams import check_gram
+from mtlgrad_jax.ground.grams import check_gram, dot
+from mtlgrad_jax.ground.logarithms import log_losses
+from mtlgrad_jax.ground.presence import fill_hull, leave_out, stand_in
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.typing import StatefulWeighting, Weighting, as_stateful
 
@@ -34,20 +36,23 @@ def on_log_losses(weighting: Weighting | StatefulWeighting) -> Weighting | State
     """
     inner = as_stateful(weighting)
 
-    def update(gram, state, *, losses, log2_scale=0, **extras):
+    def update(gram, state, *, losses, log2_scale=0, present=None, **extras):
         check_gram(gram)
         if jnp.shape(losses) != gram.shape[:1]:
             raise ValueError(f"expected losses of shape {gram.shape[:1]}, one per task, got {jnp.shape(losses)}.")
         losses = jnp.asarray(losses, gram.dtype)
-        usable = (losses >= jnp.finfo(gram.dtype).tiny) & (losses < jnp.inf)
+        logs, usable = log_losses(losses)
+        if present is not None:
+            usable, extras = usable & present, extras | {"present": present}
+            logs = dot(stand_in(present, None, gram.dtype), logs)
         least = jnp.min(jnp.where(usable, losses, jnp.finfo(gram.dtype).max))
         unit = exponent_of(least)  # L = 2^unit · relative, at least one
         relative = scale_by_power_of_two(jnp.where(usable, losses, least), -unit)
         inverse = jnp.where(usable, 1 / relative, 0)
-        scaled = gram * inverse[:, None] * inverse[None, :]
-        extras = extras | {"losses": jnp.log(jnp.where(usable, losses, 1)), "log2_scale": log2_scale - unit}
+        scaled, move = fill_hull(leave_out(gram, present) * inverse[:, None] * inverse[None, :], present)
+        extras = extras | {"losses": logs, "log2_scale": log2_scale - unit}
         weights, state = inner.update(scaled, state, **extras)
-        return scale_by_power_of_two(weights * inverse, -unit), state
+        return scale_by_power_of_two(move(weights) * inverse, -unit), state
 
     if isinstance(weighting, StatefulWeighting):
         return StatefulWeighting(inner.init, update, inner.needs_num_tasks)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax.ground.grams import check_memory
+from mtlgrad_jax.ground.grams import check_memory, dot
+from mtlgrad_jax.ground.presence import everyone, only, stand_in
 from mtlgrad_jax.typing import PyTree, StatefulWeighting, Weighting, as_stateful
 
 
@@ -13,7 +14,7 @@ class SmoothedState(NamedTuple):
     """What `smoothed` remembers."""
 
     weights: jax.Array  # (T,)
-    started: jax.Array  # () bool
+    started: jax.Array  # (T,) bool, whether a task has been weighed
     inner: PyTree  # of the wrapped weighting
 
 
@@ -31,7 +32,7 @@ def smoothed(weighting: Weighting | StatefulWeighting, *, alpha: float = 0.9) ->
 
     Returns:
       A `typing.StatefulWeighting`. The weights sum to what those of `weighting` do. They keep its promises in
-      the long run, not at every step.
+      the long run, not at every step. The average of an absent task rests, and the others share its weight.
 
     Raises:
       ValueError: If `alpha` is not between 0 and 1.
@@ -51,13 +52,26 @@ def smoothed(weighting: Weighting | StatefulWeighting, *, alpha: float = 0.9) ->
     inner = as_stateful(weighting)
 
     def init(num_tasks):
-        return SmoothedState(jnp.zeros(num_tasks), jnp.zeros((), bool), inner.init(num_tasks))
+        return SmoothedState(jnp.zeros(num_tasks), jnp.zeros(num_tasks, bool), inner.init(num_tasks))
 
-    def update(gram, state, **extras):
+    def update(gram, state, *, present=None, **extras):
         check_memory(state.weights, gram)
+        extras = extras if present is None else extras | {"present": present}
         fresh, memory = inner.update(gram, state.inner, **extras)
-        kept = jnp.where(state.started, jnp.asarray(alpha, fresh.dtype), 0)
-        weights = kept * state.weights.astype(fresh.dtype) + (1 - kept) * fresh
-        return weights, SmoothedState(weights.astype(state.weights.dtype), jnp.ones_like(state.started), memory)
+        before, left = state.weights.astype(fresh.dtype), jnp.ones((), fresh.dtype)
+        if present is not None:
+            fresh = dot(fresh, stand_in(present, None, fresh.dtype))
+            left = _share(before, present)
+        present = everyone(present, fresh)
+        kept = jnp.where(state.started & (left > 0), jnp.asarray(alpha, fresh.dtype), 0)
+        weights = only(kept * before / jnp.where(left > 0, left, 1) + (1 - kept) * fresh, present)
+        remembered = jnp.where(present, (weights * left).astype(state.weights.dtype), state.weights)
+        return weights, SmoothedState(remembered, state.started | present, memory)
 
     return StatefulWeighting(init, update, reads_gram=inner.reads_gram)
+
+
+def _share(weights, present):
+    """Return what the tasks present have of all weight, one if there is none yet."""
+    total = jnp.sum(jnp.abs(weights))
+    return jnp.where(total > 0, jnp.sum(jnp.abs(only(weights, present))) / jnp.where(total > 0, total, 1), 1)

@@ -112,10 +112,11 @@ def zeros_like_rows(params: PyTree, num_tasks: int | None = None) -> PyTree:
 
 
 def move_towards(memory: PyTree, rows: PyTree, share: jax.Array | float) -> PyTree:
-    """Return (1 − share)·memory + share·rows leaf by leaf; integer leaves carry no gradient and stay zero."""
+    """Return (1 − share)·memory + share·rows leaf by leaf, with one share or one per row; integer leaves stay zero."""
 
     def move(old, new):
-        return old + times(share, new.astype(old.dtype) - old) if is_inexact(new) else old
+        own = per_row(share, old) if jnp.ndim(share) else share
+        return old + times(own, new.astype(old.dtype) - old) if is_inexact(new) else old
 
     return jax.tree.map(move, memory, rows)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import check_gram
+from mtlgrad_jax.ground.presence import leave_out
 from mtlgrad_jax.typing import Gram
 
 
@@ -14,15 +15,18 @@ def check_losses(losses: ArrayLike | None, gram: Gram, method: str, *, name: str
     if losses is None:
         raise ValueError(
             f"{method} expected {name} of shape {gram.shape[:1]}, got none; pass {name}={name}, in a transformation "
-            f"as tx.update(task_grads, state, params, {name}={name})."
+            f"as tx.update(task_grads, state, params, {name}={name}) (of Flax's TrainState, call state.tx.update so: "
+            "its apply_gradients hands no keyword on)."
         )
     if jnp.shape(losses) != gram.shape[:1]:
         raise ValueError(f"{method} expected {name} of shape {gram.shape[:1]}, one per task, got {jnp.shape(losses)}.")
     return jnp.asarray(losses).astype(gram.dtype)
 
 
-def check_cross_gram(cross_gram: jax.Array | None, gram: Gram, method: str) -> jax.Array:
-    """Return the cross Gram matrix, zero if it is not finite, or explain where it comes from."""
+def check_cross_gram(
+    cross_gram: jax.Array | None, gram: Gram, method: str, present: jax.Array | None = None
+) -> jax.Array:
+    """Return the cross Gram matrix of the tasks present, zero if it is not finite, or explain where it comes from."""
     check_gram(gram)
     if cross_gram is None or jnp.shape(cross_gram) != gram.shape:
         got = "none" if cross_gram is None else jnp.shape(cross_gram)
@@ -30,23 +34,5 @@ def check_cross_gram(cross_gram: jax.Array | None, gram: Gram, method: str) -> j
             f"{method} expected cross_gram of shape {gram.shape}, got {got}; the transformation computes it from "
             "tx.update(task_grads, state, params, second_task_grads=second_task_grads)."
         )
+    cross_gram = leave_out(cross_gram, present)
     return jnp.where(jnp.all(jnp.isfinite(cross_gram)), cross_gram, 0).astype(gram.dtype)
-
-
-def log_losses(losses: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return log L, zero where there is none, and whether there is one: L positive, normal and finite."""
-    usable = (losses >= jnp.finfo(losses.dtype).tiny) & (losses < jnp.inf)
-    return jnp.log(jnp.where(usable, losses, 1)), usable
-
-
-def softmax_where(logits: jax.Array, usable: jax.Array) -> jax.Array:
-    """Return the softmax over the usable entries, zero elsewhere; all zero if none is usable."""
-    peak = jnp.max(jnp.where(usable, logits, -jnp.inf))
-    parts = jnp.where(usable, jnp.exp(jnp.minimum(logits - jnp.where(jnp.isfinite(peak), peak, 0), 0)), 0)
-    total = jnp.sum(parts)
-    return parts / jnp.where(total > 0, total, 1)
-
-
-def exp_in_range(exponent: jax.Array) -> jax.Array:
-    """Return the exponential, at most the square root of the largest number of the type."""
-    return jnp.exp(jnp.minimum(exponent, jnp.log(jnp.finfo(exponent.dtype).max) / 2))

@@ -3,10 +3,12 @@
 from functools import partial
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import dot, without_scale
+from mtlgrad_jax.ground.presence import leave_out, only
 from mtlgrad_jax.methods import _preference, _spectral
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights
@@ -27,7 +29,9 @@ Scale = Literal["min", "median", "rmse"]
 SCALES = get_args(Scale)
 
 
-def weights(gram: Gram, *, preference: PerTask | None = None, scale: Scale = "min") -> Weights:
+def weights(
+    gram: Gram, *, preference: PerTask | None = None, scale: Scale = "min", present: jax.Array | None = None
+) -> Weights:
     """Weigh tasks by the nearest gradients that are orthogonal and of one length.
 
     All principal components of J are brought to the size of one of them, which removes both conflict and
@@ -40,6 +44,7 @@ def weights(gram: Gram, *, preference: PerTask | None = None, scale: Scale = "mi
       preference: p, shape `(T,)`; 1/T each by default.
       scale: λ_R is the smallest eigenvalue that is not zero (`"min"`, the paper), the median of these (the
         lower of two), or their mean (`"rmse"`, the official code's other option).
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; sums to Σpᵢ (one by default) when all tasks agree. Eigenvalues below T·ε times the
@@ -61,10 +66,10 @@ def weights(gram: Gram, *, preference: PerTask | None = None, scale: Scale = "mi
     """
     if scale not in SCALES:
         raise ValueError(f"expected scale to be one of {', '.join(map(repr, SCALES))}, got {scale!r}.")
-    p = _preference.resolve(preference, gram)
-    values, vectors, kept = _spectral.decompose(without_scale(gram))
+    p = _preference.resolve(preference, gram, present)
+    values, vectors, kept = _spectral.decompose(without_scale(leave_out(gram, present)))
     ratio = jnp.where(kept, jnp.sqrt(_chosen(values, kept, scale) / values), 0)
-    return jnp.where(jnp.any(kept), dot(vectors, ratio * dot(vectors.T, p)), p)
+    return only(jnp.where(jnp.any(kept), dot(vectors, ratio * dot(vectors.T, p)), p), present)
 
 
 def _chosen(values, kept, scale):

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram, reciprocal
+from mtlgrad_jax.ground.presence import leave_out, only
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Weights
 
 CLAIMS = Claims("auxiliaries without opposing parts", keeps="ZF", sums_to="1 + λ(T − 1)", costs="closed form")
 
 
-def weights(gram: Gram, *, strength: jax.Array | float = 1.0) -> Weights:
+def weights(gram: Gram, *, strength: jax.Array | float = 1.0, present: jax.Array | None = None) -> Weights:
     """Add each auxiliary gradient after removing what opposes the primary gradient.
 
     The primary descends at least as fast as alone. It protects the primary from the auxiliaries; the reverse
@@ -24,6 +25,7 @@ def weights(gram: Gram, *, strength: jax.Array | float = 1.0) -> Weights:
     Args:
       gram: G = JJᵀ, shape `(T, T)`, the primary first.
       strength: λ.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; sums to 1 + λ(T − 1) when all tasks agree. With a zero primary gradient the auxiliaries
@@ -44,10 +46,11 @@ def weights(gram: Gram, *, strength: jax.Array | float = 1.0) -> Weights:
       average of g₀ instead.
     """
     check_gram(gram)
+    gram = leave_out(gram, present)
     scale = jnp.asarray(strength, gram.dtype)
     auxiliary = jnp.arange(gram.shape[0]) > 0
     removed = jnp.where(auxiliary, jnp.maximum(-gram[0], 0) * reciprocal(gram[0, 0]), 0)
-    return jnp.where(auxiliary, scale, 1 + scale * jnp.sum(removed))
+    return only(jnp.where(auxiliary, scale, 1 + scale * jnp.sum(removed)), present)
 
 
 def aux_projection(

@@ -8,6 +8,7 @@ import optax
 
 from mtlgrad_jax.ground.leaves import times
 from mtlgrad_jax.ground.meshes import largest_of_pieces
+from mtlgrad_jax.ground.presence import only, only_rows
 from mtlgrad_jax.ground.ranges import exponent_of
 from mtlgrad_jax.ground.rows import inner_products, move_towards, scale_tree, zeros_like_rows
 from mtlgrad_jax.jacobians import stacked
@@ -31,9 +32,11 @@ def rows(*, strength: jax.Array | float = 0.1, ema: float = 0.1) -> RowMethod:
         del num_tasks  # the mean is that of one task
         return BloopState(zeros_like_rows(params), jnp.zeros((), bool))
 
-    def update(task_grads, state, *, axis_name=None):
+    def update(task_grads, state, *, axis_name=None, present=None):
+        task_grads = only_rows(task_grads, present)
+        sees_primary = jnp.ones((), bool) if present is None else present[0]
         primary = jax.tree.map(lambda leaf: leaf[0], task_grads)
-        average = move_towards(state.average, primary, jnp.where(state.started, ema, 1.0))
+        average = move_towards(state.average, primary, jnp.where(sees_primary, jnp.where(state.started, ema, 1.0), 0.0))
         exponent = exponent_of(_largest(average, axis_name))
         unit = scale_tree(average, -exponent)
         along = inner_products(task_grads, unit, axis_name=axis_name)
@@ -41,10 +44,10 @@ def rows(*, strength: jax.Array | float = 0.1, ema: float = 0.1) -> RowMethod:
         length = length.astype(along.dtype)
 
         shares = jnp.broadcast_to(jnp.asarray(strength, along.dtype), along[1:].shape)
-        weights = jnp.concatenate([jnp.ones_like(along[:1]), shares])
+        weights = only(jnp.concatenate([jnp.ones_like(along[:1]), shares]), present)
         removed = jnp.sum(shares * along[1:]) / jnp.where(length > 0, length, 1)
         direction = jax.tree.map(lambda u, m: _subtract(u, removed, m), stacked.combine(task_grads, weights), unit)
-        return direction, weights, BloopState(average, jnp.ones_like(state.started))
+        return direction, weights, BloopState(average, state.started | sees_primary)
 
     return RowMethod(init, update)
 

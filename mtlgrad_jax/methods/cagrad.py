@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.presence import fill_hull
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import max_min_gap, max_min_in_ball
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -29,7 +30,12 @@ RESCALES = get_args(Rescale)
 
 
 def weights(
-    gram: Gram, *, c: jax.Array | float = 0.4, rescale: Rescale = "none", preference: PerTask | None = None
+    gram: Gram,
+    *,
+    c: jax.Array | float = 0.4,
+    rescale: Rescale = "none",
+    preference: PerTask | None = None,
+    present: jax.Array | None = None,
 ) -> Weights:
     """Weigh tasks so that the worst-off task gains most among updates near the average gradient.
 
@@ -44,6 +50,7 @@ def weights(
       rescale: The update is divided by 1 (`"none"`, the paper's algorithm), 1 + c or 1 + c² (options of the
         official code, which uses 1 + c² in its multi-task experiments).
       preference: p, shape `(T,)`, of the average g₀; 1/T each by default.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w = p + c‖g₀‖/‖g_α‖·α, shape `(T,)`; sums to 1 + c when all tasks agree, divided as `rescale` says.
@@ -62,10 +69,11 @@ def weights(
     References:
       Liu et al., "Conflict-averse gradient descent for multi-task learning", arXiv 2110.14048.
     """
-    p = _preference.resolve(preference, gram)
+    p = _preference.resolve(preference, gram, present)
     if isinstance(c, int | float) and not c >= 0:
         raise ValueError(f"cagrad expected c of at least zero, got {c}; c = 0 is the mean.")
-    return (p + max_min_in_ball(gram, p, c).x) / _divisor(c, rescale, gram)
+    hull, move = fill_hull(gram, present)
+    return (p + move(max_min_in_ball(hull, p, c).x)) / _divisor(c, rescale, gram)
 
 
 def cagrad_gap(
@@ -75,6 +83,7 @@ def cagrad_gap(
     c: jax.Array | float = 0.4,
     rescale: Rescale = "none",
     preference: PerTask | None = None,
+    present: jax.Array | None = None,
 ) -> jax.Array:
     """Measure how far weights are from CAGrad's, by the duality gap of its program.
 
@@ -84,6 +93,7 @@ def cagrad_gap(
       c: As in `cagrad`.
       rescale: As in `cagrad`.
       preference: As in `cagrad`.
+      present: As in `cagrad`.
 
     Returns:
       A non-negative scalar, see `max_min_gap`.
@@ -94,8 +104,8 @@ def cagrad_gap(
       >>> float(cagrad_gap(jnp.eye(2), jnp.array([0.5, 0.5]), c=0.0))
       0.0
     """
-    p = _preference.resolve(preference, gram)
-    return max_min_gap(gram, p, c, jnp.maximum(weights * _divisor(c, rescale, gram) - p, 0))
+    p, (hull, _) = _preference.resolve(preference, gram, present), fill_hull(gram, present)
+    return max_min_gap(hull, p, c, jnp.maximum(weights * _divisor(c, rescale, gram) - p, 0))
 
 
 def _divisor(c, rescale, gram):

@@ -2,10 +2,12 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal, without_scale
+from mtlgrad_jax.ground.presence import leave_out
 from mtlgrad_jax.methods import _preference, _spectral
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights
@@ -24,7 +26,13 @@ CLAIMS = Claims(
 LENGTHS = ("projection", "minimum", "maximum", "arithmetic", "harmonic", "geometric")
 
 
-def weights(gram: Gram, *, preference: PerTask | None = None, length: str | int = "projection") -> Weights:
+def weights(
+    gram: Gram,
+    *,
+    preference: PerTask | None = None,
+    length: str | int = "projection",
+    present: jax.Array | None = None,
+) -> Weights:
     """Weigh tasks so that the update makes the same acute angle with every gradient.
 
     The direction does not change when a loss is rescaled; the length is the sum of the projections of all
@@ -36,7 +44,9 @@ def weights(gram: Gram, *, preference: PerTask | None = None, length: str | int 
       gram: G = JJᵀ, shape `(T, T)`; the pseudo-inverse of the (T, P) matrix of unit gradients is not needed.
       preference: p, shape `(T,)`, non-negative: the cosines are in these proportions; 1/T each by default.
       length: nᵢ is ‖gᵢ‖ (`"projection"`), or for all tasks the `"minimum"`, `"maximum"`, or `"arithmetic"`,
-        `"harmonic"` or `"geometric"` mean of these lengths, or that of the task whose number is given.
+        `"harmonic"` or `"geometric"` mean of these lengths, or that of the task whose number is given, without which
+        there is no step.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; sums to T when all tasks agree (compare `sum`, not `mean`). With linearly dependent
@@ -56,9 +66,9 @@ def weights(gram: Gram, *, preference: PerTask | None = None, length: str | int 
       Liu, Chu & Thuerey (ConFIG), arXiv 2408.11104, (2)–(3); direction weights and other lengths as in its published
       code, where a preference of k·p is p.
     """
-    target = None if preference is None else gram.shape[0] * _preference.resolve(preference, gram)
+    target = None if preference is None else _preference.resolve_relative(preference, gram, present)
     check_length(length, check_gram(gram))
-    correlation, lengths = normalize_rows(without_scale(gram))
+    correlation, lengths = normalize_rows(without_scale(leave_out(gram, present)))
     shares = _spectral.equal_cosines(correlation, lengths > 0, target)
     cosines = dot(correlation, shares)
     square = dot(shares, cosines)

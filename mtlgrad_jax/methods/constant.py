@@ -2,10 +2,12 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram
+from mtlgrad_jax.ground.presence import only
 from mtlgrad_jax.methods._preference import check_nonnegative
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights, without_gram
@@ -20,7 +22,7 @@ CLAIMS = Claims(
 
 
 @without_gram
-def weights(gram: Gram, *, weights: PerTask) -> Weights:
+def weights(gram: Gram, *, weights: PerTask, present: jax.Array | None = None) -> Weights:
     """Weigh tasks by fixed numbers.
 
     Linear scalarisation: gradient descent on Σ wᵢLᵢ.
@@ -28,6 +30,7 @@ def weights(gram: Gram, *, weights: PerTask) -> Weights:
     Args:
       gram: G = JJᵀ, shape `(T, T)`; only its shape matters.
       weights: w, shape `(T,)`.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; the weights sum to what was passed.
@@ -44,7 +47,7 @@ def weights(gram: Gram, *, weights: PerTask) -> Weights:
     fixed = jnp.asarray(weights, gram.dtype)
     if fixed.shape != (num_tasks,):
         raise ValueError(f"expected weights of shape ({num_tasks},), one number per task, got {fixed.shape}.")
-    return check_nonnegative(fixed, "weights", weights)
+    return only(check_nonnegative(fixed, "weights", weights), present)
 
 
 def constant(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram, normalize_rows
+from mtlgrad_jax.ground.presence import leave_out, only
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Weights
 
@@ -24,7 +25,13 @@ Gate = Literal["weighted", "unweighted"]
 GATES = get_args(Gate)
 
 
-def weights(gram: Gram, *, gate: Gate = "weighted", strength: jax.Array | float = 1.0) -> Weights:
+def weights(
+    gram: Gram,
+    *,
+    gate: Gate = "weighted",
+    strength: jax.Array | float = 1.0,
+    present: jax.Array | None = None,
+) -> Weights:
     """Add the auxiliary gradients whose cosine with the primary gradient is positive.
 
     The cheapest protection of a primary task: auxiliaries that conflict with it are left out.
@@ -35,6 +42,7 @@ def weights(gram: Gram, *, gate: Gate = "weighted", strength: jax.Array | float 
       gram: G = JJᵀ, shape `(T, T)`, the primary first.
       gate: `"weighted"` by the cosine, or `"unweighted"`.
       strength: λ.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; sums to 1 + λ(T − 1) when all tasks agree. A zero gradient has no angle and gets weight
@@ -56,11 +64,11 @@ def weights(gram: Gram, *, gate: Gate = "weighted", strength: jax.Array | float 
     check_gram(gram)
     if gate not in GATES:
         raise ValueError(f"expected gate to be one of {', '.join(map(repr, GATES))}, got {gate!r}.")
-    correlation, _ = normalize_rows(gram)
+    correlation, _ = normalize_rows(leave_out(gram, present))
     opening = jnp.maximum(correlation[0], 0)
     if gate == "unweighted":
         opening = (opening > 0).astype(gram.dtype)
-    return (jnp.asarray(strength, gram.dtype) * opening).at[0].set(1)
+    return only((jnp.asarray(strength, gram.dtype) * opening).at[0].set(1), present)
 
 
 def cosine_gate(

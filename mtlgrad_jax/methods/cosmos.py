@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import dot, reciprocal
+from mtlgrad_jax.ground.presence import everyone, only
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -25,7 +26,12 @@ CLAIMS = Claims(
 
 @without_gram
 def weights(
-    gram: Gram, *, losses: ArrayLike | None = None, ray: PerTask | None = None, strength: jax.Array | float = 2.0
+    gram: Gram,
+    *,
+    losses: ArrayLike | None = None,
+    ray: PerTask | None = None,
+    strength: jax.Array | float = 2.0,
+    present: jax.Array | None = None,
 ) -> Weights:
     """Weigh tasks so that their weighted sum falls and the losses turn towards a ray.
 
@@ -39,6 +45,7 @@ def weights(
       losses: L, shape `(T,)`, positive.
       ray: r, shape `(T,)`, the proportion in which the losses should end, of any positive sum; equal by default.
       strength: λ, in the unit of a loss; the paper uses 0.01 to 8.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; the weights sum to one where the losses lie on the ray. A task below the ray can have a
@@ -56,13 +63,13 @@ def weights(
       Ruchte & Grabocka (COSMOS), ICDM 2021, arXiv 2103.13392, (6).
     """
     losses = check_losses(losses, gram, "cosmos")
-    ray = _preference.resolve_positive(ray, gram, name="ray")
-    usable = jnp.isfinite(losses)
+    ray = only(_preference.resolve_positive(ray, gram, present, name="ray"), present)
+    usable = everyone(present, losses) & jnp.isfinite(losses)
     known = jnp.where(usable, losses, 0)
     unit = reciprocal(jnp.max(jnp.abs(known)))
     known = known * unit
     inverse = reciprocal(jnp.sqrt(dot(known, known)))
-    toward, now = ray / jnp.sqrt(dot(ray, ray)), known * inverse
+    toward, now = ray * reciprocal(jnp.sqrt(dot(ray, ray))), known * inverse
     turn = (toward - dot(toward, now) * now) * inverse
     return jnp.where(usable, ray - jnp.asarray(strength, gram.dtype) * unit * turn, 0)
 

@@ -3,10 +3,12 @@
 from functools import partial
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram, reciprocal, row_norms, without_scale
+from mtlgrad_jax.ground.presence import leave_out, only
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
 
@@ -28,7 +30,7 @@ Variant = Literal["center", "projection", "average"]
 VARIANTS = get_args(Variant)
 
 
-def weights(gram: Gram, *, variant: Variant = "center") -> Weights:
+def weights(gram: Gram, *, variant: Variant = "center", present: jax.Array | None = None) -> Weights:
     """Weigh two tasks so that their summed gradient moves into the cone that hurts neither.
 
     Made for physics-informed networks, whose residual and boundary losses pull apart.
@@ -40,6 +42,7 @@ def weights(gram: Gram, *, variant: Variant = "center") -> Weights:
       gram: G = JJᵀ, shape `(2, 2)`.
       variant: `"center"`, `"projection"` (dualproj with p = (1, 1)) or `"average"`. The last two leave g as it
         is where it conflicts with neither.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(2,)`; sums to two when both tasks agree (compare `sum`). The factor 1 + cos cancels in
@@ -62,17 +65,17 @@ def weights(gram: Gram, *, variant: Variant = "center") -> Weights:
         raise ValueError(f"dcgd expected the Gram matrix of two tasks, got {gram.shape}; add losses up to two groups.")
     if variant not in VARIANTS:
         raise ValueError(f"expected variant to be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}.")
-    gram = without_scale(gram)
+    gram = without_scale(leave_out(gram, present))
     lengths = row_norms(gram)
     if variant == "center":
-        num_present = jnp.maximum(jnp.sum((lengths > 0).astype(gram.dtype)), 1)
-        return jnp.sum(lengths) / num_present * reciprocal(lengths)
+        count = jnp.maximum(jnp.sum((lengths > 0).astype(gram.dtype)), 1)
+        return jnp.sum(lengths) / count * reciprocal(lengths)
     squares = jnp.diagonal(gram)
     shares = gram[0, 1] * reciprocal(squares)  # ⟨g₁,g₂⟩/‖gᵢ‖²
     conflicts = squares + gram[0, 1] < 0
     if variant == "projection":
-        return jnp.where(conflicts, -shares, 1)
-    return jnp.where(jnp.any(conflicts), (1 - shares) / 2, 1)
+        return only(jnp.where(conflicts, -shares, 1), present)
+    return only(jnp.where(jnp.any(conflicts), (1 - shares) / 2, 1), present)
 
 
 def dcgd(

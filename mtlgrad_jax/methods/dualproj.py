@@ -6,6 +6,7 @@ import jax
 import optax
 
 from mtlgrad_jax.ground.grams import dot
+from mtlgrad_jax.ground.presence import leave_out, only
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import nnls
 from mtlgrad_jax.solvers.certificates import nnls_gap
@@ -15,7 +16,7 @@ from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, PerTas
 CLAIMS = Claims("mean gradient made to hurt no task", keeps="CPZF", sums_to="1", costs="program")
 
 
-def weights(gram: Gram, *, preference: PerTask | None = None) -> Weights:
+def weights(gram: Gram, *, preference: PerTask | None = None, present: jax.Array | None = None) -> Weights:
     """Weigh tasks so that the update is the average gradient, projected onto what hurts no task.
 
     The least change of the average that leaves a non-negative inner product with every gradient.
@@ -25,6 +26,7 @@ def weights(gram: Gram, *, preference: PerTask | None = None) -> Weights:
     Args:
       gram: G = JJᵀ, shape `(T, T)`.
       preference: p, shape `(T,)`; 1/T each by default.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; sums to Σpᵢ (one by default) when the average hurts no task, to more where it does. A
@@ -42,17 +44,20 @@ def weights(gram: Gram, *, preference: PerTask | None = None) -> Weights:
     References:
       Lopez-Paz & Ranzato (GEM), arXiv 1706.08840, (11); Quinton & Rey, arXiv 2406.16232, for the name.
     """
-    p = _preference.resolve(preference, gram)
-    return p + nnls(gram, dot(gram, p)).x
+    p, gram = _preference.resolve(preference, gram, present), leave_out(gram, present)
+    return only(p + nnls(gram, dot(gram, p)).x, present)
 
 
-def dualproj_gap(gram: Gram, weights: Weights, *, preference: PerTask | None = None) -> jax.Array:
+def dualproj_gap(
+    gram: Gram, weights: Weights, *, preference: PerTask | None = None, present: jax.Array | None = None
+) -> jax.Array:
     """Measure how far weights are from DualProj's, by the optimality conditions of the projection.
 
     Args:
       gram: G, shape `(T, T)`.
       weights: What `dualproj` returned, shape `(T,)`.
       preference: As in `dualproj`.
+      present: As in `dualproj`.
 
     Returns:
       A non-negative scalar, see `solvers.certificates.nnls_gap`.
@@ -63,7 +68,7 @@ def dualproj_gap(gram: Gram, weights: Weights, *, preference: PerTask | None = N
       >>> float(dualproj_gap(jnp.eye(2), jnp.array([0.5, 0.5])))
       0.0
     """
-    p = _preference.resolve(preference, gram)
+    p, gram = _preference.resolve(preference, gram, present), leave_out(gram, present)
     return nnls_gap(gram, dot(gram, p), weights - p)
 
 

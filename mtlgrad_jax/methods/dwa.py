@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_memory
+from mtlgrad_jax.ground.logarithms import softmax_where
+from mtlgrad_jax.ground.presence import everyone, number, only
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
@@ -20,8 +22,9 @@ class DwaState(NamedTuple):
     last: jax.Array  # (T,)
     before_last: jax.Array  # (T,)
     total: jax.Array  # (T,)
-    count: jax.Array  # () int32, steps in the current period
-    num_periods: jax.Array  # () int32, finished periods, at most two
+    counts: jax.Array  # (T,) int32, losses in the total
+    num_steps: jax.Array  # () int32, in the current period
+    num_periods: jax.Array  # (T,) int32, periods in which a task had a loss, at most two
 
 
 def weighting(*, temperature: float = 2.0, steps_per_period: int = 1) -> StatefulWeighting:
@@ -35,7 +38,8 @@ def weighting(*, temperature: float = 2.0, steps_per_period: int = 1) -> Statefu
 
     Returns:
       A `typing.StatefulWeighting` that needs `losses`. The weights sum to T, whether tasks agree or not, and
-      are one during the first two periods. Where a mean loss is not positive and finite, r = 1.
+      are one during the first two periods. Where a mean loss is not positive, r = 1. A loss that is not finite
+      is left out of its mean, and a period without any loss of a task does not count for it.
 
     Raises:
       ValueError: If `steps_per_period` is not positive.
@@ -60,27 +64,33 @@ def weighting(*, temperature: float = 2.0, steps_per_period: int = 1) -> Statefu
             last=jnp.zeros(num_tasks),
             before_last=jnp.zeros(num_tasks),
             total=jnp.zeros(num_tasks),
-            count=jnp.zeros((), jnp.int32),
-            num_periods=jnp.zeros((), jnp.int32),
+            counts=jnp.zeros(num_tasks, jnp.int32),
+            num_steps=jnp.zeros((), jnp.int32),
+            num_periods=jnp.zeros(num_tasks, jnp.int32),
         )
 
-    def update(gram, state, *, losses=None):
+    def update(gram, state, *, losses=None, present=None):
         check_memory(state.total, gram)
         losses = check_losses(losses, gram, "dwa").astype(state.total.dtype)
+        present = everyone(present, losses)
         comparable = (state.num_periods >= 2) & _positive(state.last) & _positive(state.before_last)
         ratio = jnp.where(comparable, state.last / jnp.where(comparable, state.before_last, 1), 1)
         limit = jnp.finfo(ratio.dtype).max / 4  # differences of two stay finite
         logits = jnp.minimum(ratio / jnp.asarray(temperature, ratio.dtype), limit)
-        weights = gram.shape[0] * jax.nn.softmax(logits).astype(gram.dtype)
+        weights = number(present, gram.dtype) * softmax_where(logits, present).astype(gram.dtype)
 
-        total, count = state.total + losses, state.count + 1
-        full = count >= steps_per_period
+        measured = present & jnp.isfinite(losses)
+        total, counts = state.total + only(losses, measured), state.counts + measured.astype(jnp.int32)
+        num_steps = state.num_steps + 1
+        full = num_steps >= steps_per_period
+        ended = full & (counts > 0)
         return weights, DwaState(
-            last=jnp.where(full, total / steps_per_period, state.last),
-            before_last=jnp.where(full, state.last, state.before_last),
+            last=jnp.where(ended, total / jnp.maximum(counts, 1).astype(total.dtype), state.last),
+            before_last=jnp.where(ended, state.last, state.before_last),
             total=jnp.where(full, 0, total),
-            count=jnp.where(full, 0, count),
-            num_periods=jnp.minimum(state.num_periods + full.astype(jnp.int32), 2),
+            counts=jnp.where(full, 0, counts),
+            num_steps=jnp.where(full, 0, num_steps),
+            num_periods=jnp.minimum(state.num_periods + ended.astype(jnp.int32), 2),
         )
 
     return StatefulWeighting(init, update, reads_gram=False)

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram, reciprocal
+from mtlgrad_jax.ground.presence import leave_out, only
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Weights
 
 CLAIMS = Claims("auxiliaries at the primary's rate", keeps="F", sums_to="max(1, λ(T − 1))", costs="closed form")
 
 
-def weights(gram: Gram, *, strength: jax.Array | float = 1.0) -> Weights:
+def weights(gram: Gram, *, strength: jax.Array | float = 1.0, present: jax.Array | None = None) -> Weights:
     """Follow the auxiliary gradient as closely as the primary's own rate of descent allows.
 
     The roles of a bilevel problem: the auxiliary is minimised among the minimisers of the primary.
@@ -23,6 +24,7 @@ def weights(gram: Gram, *, strength: jax.Array | float = 1.0) -> Weights:
     Args:
       gram: G = JJᵀ, shape `(T, T)`, the primary first; the auxiliaries act through their sum h.
       strength: λ.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w = (μ, λ, …, λ), shape `(T,)`; with a single auxiliary that agrees it sums to max(1, λ), with T − 1
@@ -43,10 +45,11 @@ def weights(gram: Gram, *, strength: jax.Array | float = 1.0) -> Weights:
       dynamic barrier approach" (NeurIPS 2021), with φ = ‖g₀‖².
     """
     check_gram(gram)
+    gram = leave_out(gram, present)
     scale = jnp.asarray(strength, gram.dtype)
     auxiliary = jnp.arange(gram.shape[0]) > 0
     along = jnp.sum(jnp.where(auxiliary, gram[0], 0)) * reciprocal(gram[0, 0])
-    return jnp.where(auxiliary, scale, jnp.maximum(1 - scale * along, 0))
+    return only(jnp.where(auxiliary, scale, jnp.maximum(1 - scale * along, 0)), present)
 
 
 def dynamic_barrier(

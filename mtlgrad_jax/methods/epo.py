@@ -2,11 +2,13 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from mtlgrad_jax.ground.grams import dot, without_scale
+from mtlgrad_jax.ground.grams import dot, reciprocal, without_scale
+from mtlgrad_jax.ground.presence import everyone, fill_hull, leave_out, number, only
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
@@ -25,7 +27,9 @@ CLAIMS = Claims(
 LEAST_SHARE = 1e-3  # of its even share, at which the pull on a loss far below the ray no longer grows
 
 
-def weights(gram: Gram, *, losses: ArrayLike | None = None, ray: PerTask | None = None) -> Weights:
+def weights(
+    gram: Gram, *, losses: ArrayLike | None = None, ray: PerTask | None = None, present: jax.Array | None = None
+) -> Weights:
     """Weigh tasks so that all losses fall along a ray while they are balanced towards it.
 
     Two parts. The first is MGDA in the units of the ray: it lowers all losses, the worst relative to r as much as it
@@ -40,6 +44,7 @@ def weights(gram: Gram, *, losses: ArrayLike | None = None, ray: PerTask | None 
       gram: G = JJᵀ, shape `(T, T)`.
       losses: L, shape `(T,)`, positive.
       ray: r, shape `(T,)`, the proportion in which the losses should end, of any positive sum; equal by default.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       wᵢ = w̃ᵢ/(T rᵢ), shape `(T,)`; on the ray they sum to one if it is even and the tasks agree. A weight can be
@@ -64,15 +69,18 @@ def weights(gram: Gram, *, losses: ArrayLike | None = None, ray: PerTask | None 
       is continuous where the sides of the ray do not change, and there is no ε.
     """
     losses = check_losses(losses, gram, "epo")
-    ray = _preference.resolve_positive(ray, gram, name="ray")
-    unit = 1 / (gram.shape[0] * ray)
-    finite = jnp.isfinite(losses)
-    pull = _pull(_without_unit(jnp.where(finite, jnp.maximum(losses, 0), 0)) * unit)
+    ray = _preference.resolve_positive(ray, gram, present, name="ray")
+    gram, invited = leave_out(gram, present), everyone(present, losses)
+    num_tasks = number(invited, gram.dtype)
+    unit = 1 / (num_tasks * ray)
+    known = jnp.where(invited & jnp.isfinite(losses), jnp.maximum(losses, 0), 0)
+    pull = _pull(_without_unit(known) * unit, invited)
     scaled = without_scale(without_scale(gram) * unit[:, None] * unit[None, :])
     along = dot(scaled, pull)
     allowed = jnp.where(pull > 0, 0, jnp.minimum(along, 0))
     balance = pull + nnls(scaled, along - allowed).x
-    return (min_norm(scaled).x + balance / gram.shape[0]) * unit
+    hull, move = fill_hull(scaled, present)
+    return (move(min_norm(hull).x) + only(balance, present) / num_tasks) * unit
 
 
 def _without_unit(losses):
@@ -80,13 +88,13 @@ def _without_unit(losses):
     return scale_by_power_of_two(losses, -exponent_of(jnp.max(losses)))
 
 
-def _pull(relative):
-    """Return a, the gradient of the non-uniformity of L/r with respect to it, times its sum."""
-    num_tasks = relative.shape[0]
-    relative = jnp.where(jnp.max(relative) > 0, relative, 1)
-    share = num_tasks * relative / jnp.sum(relative)
+def _pull(relative, present):
+    """Return a, the gradient of the non-uniformity of L/r with respect to it, times its sum; zero for absent tasks."""
+    num_tasks = number(present, relative.dtype)
+    relative = jnp.where(jnp.max(relative) > 0, relative, present.astype(relative.dtype))
+    share = num_tasks * relative * reciprocal(jnp.sum(relative))
     logs = jnp.log(jnp.maximum(share, LEAST_SHARE))
-    return logs - dot(share, logs) / num_tasks
+    return only(logs - dot(share, logs) / num_tasks, present)
 
 
 def epo(

@@ -1,5 +1,6 @@
 """ExcessMTL: weigh tasks by how far they are from their optimum, as AdaGrad's metric tells it."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.leaves import widest
+from mtlgrad_jax.ground.logarithms import softmax_where
 from mtlgrad_jax.ground.meshes import sum_of_pieces
+from mtlgrad_jax.ground.presence import everyone, only_rows
 from mtlgrad_jax.ground.rows import zeros_like_rows
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -22,7 +25,7 @@ class ExcessMtlState(NamedTuple):
     roots: PyTree  # leaves (T, *param_shape), √Σ|g|² over the steps
     log_weights: jax.Array  # (T,)
     initial_excess: jax.Array  # (T,)
-    started: jax.Array  # () bool
+    started: jax.Array  # (T,) bool, whether a task has been seen
 
 
 def rows(*, learning_rate: float = 1e-2) -> RowMethod:
@@ -31,20 +34,23 @@ def rows(*, learning_rate: float = 1e-2) -> RowMethod:
     def init(num_tasks, params):
         return ExcessMtlState(
             roots=jax.tree.map(lambda leaf: leaf.real, zeros_like_rows(params, num_tasks)),
-            log_weights=jnp.zeros(num_tasks),
+            log_weights=jnp.zeros(num_tasks) - math.log(num_tasks),
             initial_excess=jnp.zeros(num_tasks),
-            started=jnp.zeros((), bool),
+            started=jnp.zeros(num_tasks, bool),
         )
 
-    def update(task_grads, state, *, axis_name=None):
+    def update(task_grads, state, *, axis_name=None, present=None):
+        task_grads = only_rows(task_grads, present)
         roots, excess = _accumulate(task_grads, state.roots, axis_name)
-        excess = excess.astype(state.log_weights.dtype)
+        excess, present = excess.astype(state.log_weights.dtype), everyone(present, state.log_weights)
         initial = jnp.where(state.initial_excess > 0, state.initial_excess, excess)
         relative = jnp.where(initial > 0, excess / jnp.where(initial > 0, initial, 1), 0)
         step = jnp.asarray(learning_rate, relative.dtype) * jnp.minimum(relative, jnp.finfo(relative.dtype).max ** 0.5)
-        log_weights = jax.nn.log_softmax(state.log_weights + jnp.where(state.started, step, 0))
-        weights = jnp.exp(log_weights)
-        state = ExcessMtlState(roots, log_weights, initial, jnp.ones_like(state.started))
+        moved = state.log_weights + jnp.where(state.started & present, step, 0)
+        moved = moved - _log_sum(moved, present) + _log_sum(state.log_weights, present)
+        log_weights = jnp.where(present, moved, state.log_weights)
+        weights = softmax_where(log_weights, present)
+        state = ExcessMtlState(roots, log_weights, initial, state.started | present)
         return stacked.combine(task_grads, weights), weights, state
 
     return RowMethod(init, update)
@@ -106,3 +112,8 @@ def _accumulate(task_grads, roots, axis_name):
             excess.append(jnp.sum(share, axis=tuple(range(1, leaf.ndim)), dtype=dtype))
         moved.append(root)
     return jax.tree.unflatten(treedef, moved), sum_of_pieces(excess, axis_name)
+
+
+def _log_sum(log_weights, present):
+    """Return the logarithm of the weight of the tasks present, zero without any."""
+    return jnp.where(jnp.any(present), jax.nn.logsumexp(log_weights, where=present), 0)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.presence import leave_out
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import alpha_fair, fairness_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -30,6 +31,7 @@ def weights(
     alpha: jax.Array | float = 1.0,
     preference: PerTask | None = None,
     log2_scale: jax.Array | int = 0,
+    present: jax.Array | None = None,
 ) -> Weights:
     """Weigh tasks so that their progress is shared α-fairly.
 
@@ -43,6 +45,7 @@ def weights(
       alpha: α > 0.
       preference: p, shape `(T,)`, non-negative; 1/T each by default.
       log2_scale: k, if `gram` is that of 2⁻ᵏJ.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`, in units of length^(−2α/(1+α)); when all tasks agree on g they sum to
@@ -63,8 +66,13 @@ def weights(
     """
     if isinstance(alpha, int | float) and not alpha > 0:
         raise ValueError(f"expected alpha to be positive, got {alpha}; for alpha = 0 use weightings.mean.")
-    p = _preference.resolve(preference, gram)
-    return alpha_fair(gram, alpha=alpha, preference=p, log2_scale=log2_scale).x
+    p = _preference.resolve_relative(preference, gram, present) / gram.shape[0]
+    return alpha_fair(leave_out(gram, present), alpha=alpha, preference=p, log2_scale=log2_scale).x
+
+
+def _gap(gram, weights, *, alpha, preference, present=None):
+    p = _preference.resolve(preference, gram, present)
+    return fairness_gap(leave_out(gram, present), weights, alpha=alpha, preference=p)
 
 
 def fairgrad(
@@ -95,6 +103,6 @@ def fairgrad(
       >>> update.shape, state.weights.shape
       ((3,), (2,))
     """
-    certificate = lambda gram, w: fairness_gap(gram, w, alpha=alpha, preference=_preference.resolve(preference, gram))
+    certificate = partial(_gap, alpha=alpha, preference=preference)
     method = Method(partial(weights, alpha=alpha, preference=preference), certificate)
     return aggregate(method, num_tasks, axis_name=axis_name, nonfinite=nonfinite)

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_memory
-from mtlgrad_jax.methods._extras import check_losses, log_losses, softmax_where
+from mtlgrad_jax.ground.logarithms import log_losses, softmax_where
+from mtlgrad_jax.ground.presence import everyone, only
+from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
 
@@ -18,7 +20,7 @@ class FamoState(NamedTuple):
     """What `famo` remembers."""
 
     logits: jax.Array  # (T,)
-    losses: jax.Array  # (T,), of the last step, before its update; zero before the first
+    losses: jax.Array  # (T,), of the last step, before its update; zero without one
 
 
 def weighting(*, learning_rate: float = 0.025, decay: float = 1e-3) -> StatefulWeighting:
@@ -38,7 +40,8 @@ def weighting(*, learning_rate: float = 0.025, decay: float = 1e-3) -> StatefulW
       A `typing.StatefulWeighting` that needs `losses` and takes `previous_batch_losses`, ignored at the first
       step. Without it `losses` stands in, which is exact when every step sees all data and otherwise mistakes
       the difference between two batches for progress. The weights sum to one, whether tasks agree or not. A
-      loss that is not positive has no logarithm: its task gets weight zero and counts as unchanged. Subtract
+      loss that is not positive has no logarithm: its task gets weight zero and counts as unchanged, and so does
+      one that was absent in the last step. Subtract
       a lower bound from losses that may be negative.
 
     Example:
@@ -55,23 +58,23 @@ def weighting(*, learning_rate: float = 0.025, decay: float = 1e-3) -> StatefulW
     def init(num_tasks):
         return FamoState(jnp.zeros(num_tasks), jnp.zeros(num_tasks))
 
-    def update(gram, state, *, losses=None, previous_batch_losses=None):
+    def update(gram, state, *, losses=None, previous_batch_losses=None, present=None):
         check_memory(state.logits, gram)
         losses = check_losses(losses, gram, "famo")
         after = losses if previous_batch_losses is None else previous_batch_losses
         after = check_losses(after, gram, "famo", name="previous_batch_losses")
-        logits = state.logits.astype(gram.dtype)
+        logits, present = state.logits.astype(gram.dtype), everyone(present, losses)
 
         log_before, known_before = log_losses(state.losses.astype(gram.dtype))
         log_after, known_after = log_losses(after)
         fall = jnp.where(known_before & known_after, log_before - log_after, 0)
-        shares = jax.nn.softmax(logits)
+        shares = softmax_where(logits, present)
         slope = shares * (fall - jnp.sum(shares * fall)) + jnp.asarray(decay, gram.dtype) * logits
-        logits = logits - jnp.asarray(learning_rate, gram.dtype) * slope
+        logits = logits - jnp.asarray(learning_rate, gram.dtype) * only(slope, present)
 
         log_now, usable = log_losses(losses)
-        weights = softmax_where(jax.nn.log_softmax(logits) - log_now, usable)
-        return weights, FamoState(logits.astype(state.logits.dtype), losses.astype(state.losses.dtype))
+        weights = softmax_where(jax.nn.log_softmax(logits) - log_now, usable & present)
+        return weights, FamoState(logits.astype(state.logits.dtype), only(losses, present).astype(state.losses.dtype))
 
     return StatefulWeighting(init, update, reads_gram=False)
 

@@ -1,10 +1,13 @@
 """The gradient of the geometric mean of the losses."""
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from mtlgrad_jax.methods._extras import check_losses, exp_in_range, log_losses
+from mtlgrad_jax.ground.logarithms import exp_in_range, log_losses
+from mtlgrad_jax.ground.presence import only
+from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights, without_gram
 
@@ -12,7 +15,7 @@ CLAIMS = Claims("geometric mean of the losses", keeps="PLZF", needs="L", sums_to
 
 
 @without_gram
-def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
+def weights(gram: Gram, *, losses: ArrayLike | None = None, present: jax.Array | None = None) -> Weights:
     """Weigh tasks so that the update is the gradient of the geometric mean of the losses.
 
     A task's pull is relative to its loss, and multiplying any loss by a constant changes the length of the
@@ -23,6 +26,7 @@ def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
     Args:
       gram: G = JJᵀ, shape `(T, T)`; only its shape is used.
       losses: L, shape `(T,)`, positive.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`, at most √(largest float). The weights sum to one when all losses are equal, to more
@@ -40,7 +44,7 @@ def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
     References:
       Chennupati et al. (MultiNet++), CVPR workshops 2019.
     """
-    logs, usable = log_losses(check_losses(losses, gram, "geometric"))
+    logs, usable = log_losses(only(check_losses(losses, gram, "geometric"), present))
     count = jnp.maximum(jnp.sum(usable.astype(gram.dtype)), 1)
     mean = jnp.sum(logs) / count
     return jnp.where(usable, exp_in_range(mean - logs) / count, 0)

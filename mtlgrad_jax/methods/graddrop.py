@@ -9,6 +9,7 @@ import optax
 from mtlgrad_jax.ground.keys import key_sequence
 from mtlgrad_jax.ground.leaves import at_least_single
 from mtlgrad_jax.ground.meshes import own_key
+from mtlgrad_jax.ground.presence import only_rows
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, RowMethod
 
@@ -29,7 +30,8 @@ def rows(*, leak: jax.Array | float = 0.0, key: jax.Array | int = 0) -> RowMetho
         del num_tasks, params  # one key, whatever the shapes
         return GradDropState(keys.init())
 
-    def update(task_grads, state):
+    def update(task_grads, state, *, present=None):
+        task_grads = only_rows(task_grads, present)
         drawn, data = keys.draw(state.key)
         leaves, treedef = jax.tree.flatten(task_grads)
         keys_of = [own_key(jax.random.fold_in(drawn, index), leaf) for index, leaf in enumerate(leaves)]

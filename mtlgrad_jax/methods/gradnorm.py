@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_memory, reciprocal, row_norms
+from mtlgrad_jax.ground.presence import everyone, leave_out, number, only
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
@@ -18,8 +19,7 @@ class GradNormState(NamedTuple):
     """What `gradnorm` remembers."""
 
     weights: jax.Array  # (T,), for the next step
-    initial_losses: jax.Array  # (T,), of the first step
-    started: jax.Array  # () bool
+    initial_losses: jax.Array  # (T,), the first positive and finite one of each task, zero before
 
 
 def weighting(*, alpha: float = 1.5, learning_rate: float = 0.025) -> StatefulWeighting:
@@ -36,8 +36,9 @@ def weighting(*, alpha: float = 1.5, learning_rate: float = 0.025) -> StatefulWe
 
     Returns:
       A `typing.StatefulWeighting` that needs `losses`. The weights sum to T, whether tasks agree or not, and
-      are not negative. A zero gradient keeps its weight up to the renormalisation. Where an initial loss is not
-      positive or a loss not finite and non-negative, its r = 1.
+      are not negative. A zero gradient keeps its weight up to the renormalisation. L(0) is the first loss of a
+      task that is positive and finite; before it has one, or where a loss is not finite and non-negative, r = 1.
+      An absent task keeps its weight until it comes back, and the others share what is left of T.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
@@ -52,35 +53,41 @@ def weighting(*, alpha: float = 1.5, learning_rate: float = 0.025) -> StatefulWe
     """
 
     def init(num_tasks):
-        return GradNormState(jnp.ones(num_tasks), jnp.ones(num_tasks), jnp.zeros((), bool))
+        return GradNormState(jnp.ones(num_tasks), jnp.zeros(num_tasks))
 
-    def update(gram, state, *, losses=None):
+    def update(gram, state, *, losses=None, present=None):
         check_memory(state.weights, gram)
-        losses = check_losses(losses, gram, "gradnorm")
-        num_tasks = gram.shape[0]
-        initial = jnp.where(state.started, state.initial_losses.astype(gram.dtype), losses)
-        weights = state.weights.astype(gram.dtype)
-        lengths = row_norms(gram)
+        losses = only(check_losses(losses, gram, "gradnorm"), present)
+        lengths, present = row_norms(leave_out(gram, present)), everyone(present, losses)
+        initial = state.initial_losses.astype(gram.dtype)
+        initial = jnp.where((initial > 0) | ~(losses > 0) | ~jnp.isfinite(losses), initial, losses)
+        count, held = number(present, gram.dtype), only(state.weights.astype(gram.dtype), present)
+        weights = _with_sum(held, count, present)
 
         weighted = weights * lengths
-        unit = reciprocal(jnp.mean(weighted))
-        excess = weighted * unit - _lag(losses, initial) ** jnp.asarray(alpha, gram.dtype)
+        unit = reciprocal(jnp.sum(weighted) / count)
+        excess = weighted * unit - _lag(losses, initial, present) ** jnp.asarray(alpha, gram.dtype)
         slope = jnp.sign(excess) * lengths * unit
         moved = jnp.maximum(weights - jnp.asarray(learning_rate, gram.dtype) * slope, 0)
-        total = jnp.sum(moved)
-        moved = jnp.where(total > 0, moved * (num_tasks / jnp.where(total > 0, total, 1)), 1)
+        moved = _with_sum(moved, jnp.sum(held), present)
         return weights, GradNormState(
-            weights=moved.astype(state.weights.dtype),
+            weights=jnp.where(present, moved.astype(state.weights.dtype), state.weights),
             initial_losses=initial.astype(state.initial_losses.dtype),
-            started=jnp.ones_like(state.started),
         )
 
     return StatefulWeighting(init, update)
 
 
-def _lag(losses, initial):
+def _with_sum(weights, total, present):
+    """Scale the weights of the tasks present to a given sum, or make them equal."""
+    own = jnp.sum(weights)
+    equal = present.astype(weights.dtype) / number(present, weights.dtype)
+    return total * jnp.where(own > 0, weights / jnp.where(own > 0, own, 1), equal)
+
+
+def _lag(losses, initial, present):
     """Return L(t)/L(0) relative to its mean over tasks, one where it has no meaning."""
-    usable = (initial > 0) & jnp.isfinite(initial) & (losses >= 0) & jnp.isfinite(losses)
+    usable = present & (initial > 0) & (losses >= 0) & jnp.isfinite(losses)
     ratio = jnp.where(usable, losses / jnp.where(usable, initial, 1), 0)
     ratio = jnp.minimum(ratio, jnp.finfo(ratio.dtype).max ** 0.25)
     count = jnp.maximum(jnp.sum(usable.astype(ratio.dtype)), 1)

@@ -9,6 +9,7 @@ from jax import lax
 
 from mtlgrad_jax.ground.grams import check_memory, dot, reciprocal, row_norms
 from mtlgrad_jax.ground.keys import key_sequence
+from mtlgrad_jax.ground.presence import leave_out, only
 from mtlgrad_jax.methods.pcgrad import random_orders
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
@@ -62,9 +63,9 @@ def weighting(*, beta: float = 0.5, key: jax.Array | int = 0) -> StatefulWeighti
     def init(num_tasks):
         return GradVacState(jnp.zeros((num_tasks, num_tasks)), keys.init())
 
-    def update(gram, state):
+    def update(gram, state, *, present=None):
         check_memory(state.targets, gram)
-        num_tasks = gram.shape[0]
+        num_tasks, gram = gram.shape[0], leave_out(gram, present)
         drawn, data = keys.draw(state.key)
         orders = random_orders(drawn, num_tasks)
         lengths = row_norms(gram)
@@ -89,7 +90,7 @@ def weighting(*, beta: float = 0.5, key: jax.Array | int = 0) -> StatefulWeighti
         targets = state.targets.astype(gram.dtype) + jnp.zeros_like(gram)
         start = jnp.eye(num_tasks, dtype=gram.dtype) + jnp.zeros_like(gram)
         coefficients, targets = lax.fori_loop(0, num_tasks, visit, (start, targets))
-        return jnp.sum(coefficients, axis=0), GradVacState(targets.astype(state.targets.dtype), data)
+        return only(jnp.sum(coefficients, axis=0), present), GradVacState(targets.astype(state.targets.dtype), data)
 
     return StatefulWeighting(init, update)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram
+from mtlgrad_jax.ground.presence import leave_out, only
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, StatefulWeighting, Weights
 
@@ -25,7 +26,8 @@ def weights(gram: Gram, *, clean_weight: float = 0.0, present: jax.Array | None 
     Args:
       gram: G = JJᵀ, shape `(1 + B, 1 + B)`, the clean gradient in row 0. Only that row is read.
       clean_weight: c, the weight of the clean gradient itself; 0 uses it as a judge only.
-      present: Booleans, shape `(1 + B,)`; other examples are left out. All by default.
+      present: Booleans, shape `(1 + B,)`; other examples are left out, and all of them without the clean gradient.
+        All by default.
 
     Returns:
       w, shape `(1 + B,)`: 1/n on the n examples kept, 0 on the others, c on row 0. The weights of the
@@ -41,11 +43,10 @@ def weights(gram: Gram, *, clean_weight: float = 0.0, present: jax.Array | None 
     References:
       Wang et al., "Gradient-guided loss masking for neural machine translation", arXiv 2102.13549.
     """
-    num_tasks = check_gram(gram)
-    agrees = (gram[0] > 0) & (jnp.arange(num_tasks) > 0)
-    kept = (agrees if present is None else agrees & present).astype(gram.dtype)
+    num_tasks, gram = check_gram(gram), leave_out(gram, present)
+    kept = ((gram[0] > 0) & (jnp.arange(num_tasks) > 0)).astype(gram.dtype)
     weights = kept / jnp.maximum(jnp.sum(kept), 1)
-    return weights.at[0].set(jnp.asarray(clean_weight, gram.dtype))
+    return only(weights.at[0].set(jnp.asarray(clean_weight, gram.dtype)), present)
 
 
 class GuidedMaskingState(NamedTuple):

@@ -1,9 +1,11 @@
 """IMTL-G: the update makes the same angle with every gradient."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram, normalize_rows, reciprocal
+from mtlgrad_jax.ground.presence import leave_out
 from mtlgrad_jax.methods import _spectral
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
@@ -11,7 +13,7 @@ from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
 CLAIMS = Claims("equal projections on all gradients", keeps="PF", sums_to="1", costs="T×T solve")
 
 
-def weights(gram: Gram) -> Weights:
+def weights(gram: Gram, *, present: jax.Array | None = None) -> Weights:
     """Weigh tasks so that the update has the same projection onto every gradient's direction.
 
     The direction does not change when a loss is rescaled.
@@ -20,6 +22,7 @@ def weights(gram: Gram) -> Weights:
 
     Args:
       gram: G = JJᵀ, shape `(T, T)`.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; the weights sum to one. Where Σv < 0, which takes three tasks in conflict, the paper's
@@ -41,7 +44,7 @@ def weights(gram: Gram) -> Weights:
       Liu et al., "Towards impartial multi-task learning" (ICLR 2021), (5)–(7).
     """
     check_gram(gram)
-    correlation, lengths = normalize_rows(gram)
+    correlation, lengths = normalize_rows(leave_out(gram, present))
     shares = _spectral.equal_cosines(correlation, lengths > 0)
     shortest = jnp.min(jnp.where(lengths > 0, lengths, jnp.max(lengths)))
     shares = shares * shortest * reciprocal(lengths)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_memory
+from mtlgrad_jax.ground.presence import everyone, only
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
@@ -51,16 +52,17 @@ def weighting(*, learning_rate: float = 0.025) -> StatefulWeighting:
     def init(num_tasks):
         return ImtlLState(jnp.zeros(num_tasks))
 
-    def update(gram, state, *, losses=None):
+    def update(gram, state, *, losses=None, present=None):
         check_memory(state.log_scales, gram)
         losses = check_losses(losses, gram, "imtl_l")
-        log_scales = state.log_scales.astype(gram.dtype)
+        log_scales, present = state.log_scales.astype(gram.dtype), everyone(present, losses)
         scales = jnp.exp(log_scales)
         slope = scales * jnp.where(losses > 0, losses, 0) - 1
         change = jnp.asarray(learning_rate, gram.dtype) * jnp.where(jnp.isfinite(losses), slope, 0)
         limit = jnp.log(jnp.finfo(gram.dtype).max) / 2
         moved = jnp.clip(log_scales - change, -limit, limit).astype(state.log_scales.dtype)
-        return scales, ImtlLState(moved)
+        moved = jnp.where(present, moved, state.log_scales)
+        return only(scales, present), ImtlLState(moved)
 
     return StatefulWeighting(init, update, reads_gram=False)
 

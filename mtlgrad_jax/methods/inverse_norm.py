@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram, reciprocal, row_norms
+from mtlgrad_jax.ground.presence import leave_out
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
@@ -19,7 +20,7 @@ CLAIMS = Claims(
 )
 
 
-def weights(gram: Gram, *, log2_scale: jax.Array | int = 0) -> Weights:
+def weights(gram: Gram, *, log2_scale: jax.Array | int = 0, present: jax.Array | None = None) -> Weights:
     """Weigh tasks by the inverse length of their gradients.
 
     Rescaling a loss changes nothing. For two tasks the sum of the unit vectors bisects their angle and
@@ -30,6 +31,7 @@ def weights(gram: Gram, *, log2_scale: jax.Array | int = 0) -> Weights:
     Args:
       gram: G = JJᵀ, shape `(T, T)`.
       log2_scale: k, if `gram` is that of 2⁻ᵏJ.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w = 1/‖gᵢ‖, shape `(T,)`, in units of 1/length; a zero gradient gets 0. If all tasks agree on a
@@ -44,7 +46,7 @@ def weights(gram: Gram, *, log2_scale: jax.Array | int = 0) -> Weights:
       Su, scientific-spaces 8870, conclusion, and 8896.
     """
     check_gram(gram)
-    return scale_by_power_of_two(reciprocal(row_norms(gram)), -jnp.asarray(log2_scale))
+    return scale_by_power_of_two(reciprocal(row_norms(leave_out(gram, present))), -jnp.asarray(log2_scale))
 
 
 def inverse_norm(

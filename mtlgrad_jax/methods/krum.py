@@ -2,10 +2,12 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram, without_scale
+from mtlgrad_jax.ground.presence import everyone, leave_out, number
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
 
@@ -18,7 +20,7 @@ CLAIMS = Claims(
 )
 
 
-def weights(gram: Gram, *, num_byzantine: int = 0, num_selected: int = 1) -> Weights:
+def weights(gram: Gram, *, num_byzantine: int = 0, num_selected: int = 1, present: jax.Array | None = None) -> Weights:
     """Weigh tasks by selecting the gradients that are closest to their neighbours.
 
     Up to `num_byzantine` rows may be anything, also adversarial: the selected ones lie where the others are.
@@ -30,10 +32,12 @@ def weights(gram: Gram, *, num_byzantine: int = 0, num_selected: int = 1) -> Wei
       gram: G = JJᵀ, shape `(T, T)`.
       num_byzantine: f.
       num_selected: m.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`, summing to one. Of equal scores the first wins. With f = 0 and T ≤ 2, where no
-      neighbour is left to compare with, one is used.
+      neighbour is left to compare with, one is used; so where absent tasks leave fewer than f + 3. T counts
+      the tasks present.
 
     Raises:
       ValueError: If there are fewer than f + 3 tasks (with f > 0), or fewer than m.
@@ -55,13 +59,17 @@ def weights(gram: Gram, *, num_byzantine: int = 0, num_selected: int = 1) -> Wei
         )
     if not 1 <= num_selected <= num_tasks:
         raise ValueError(f"krum expected num_selected from 1 to T = {num_tasks}, got {num_selected}.")
-    gram = without_scale(gram)
-    squared = jnp.diagonal(gram)
+    gram = without_scale(leave_out(gram, present))
+    squared, present = jnp.diagonal(gram), everyone(present, gram[0])
     distances = jnp.maximum(squared[:, None] + squared[None, :] - 2 * gram, 0)
-    others = jnp.sort(jnp.where(jnp.eye(num_tasks, dtype=bool), jnp.inf, distances), axis=1)
-    num_neighbours = min(max(num_tasks - num_byzantine - 2, 1), num_tasks - 1)
-    ranks = jnp.argsort(jnp.argsort(jnp.sum(others[:, :num_neighbours], axis=1)))
-    return (ranks < num_selected).astype(gram.dtype) / num_selected
+    strangers = jnp.eye(num_tasks, dtype=bool) | ~present[None, :]
+    others = jnp.sort(jnp.where(strangers, jnp.inf, distances), axis=1)
+    count = jnp.sum(present, dtype=jnp.int32)
+    num_neighbours = jnp.minimum(jnp.maximum(count - num_byzantine - 2, 1), count - 1)
+    near = jnp.where(jnp.arange(num_tasks, dtype=jnp.int32) < num_neighbours, others, 0)
+    ranks = jnp.argsort(jnp.argsort(jnp.where(present, jnp.sum(near, axis=1), jnp.inf)))
+    selected = present & (ranks < num_selected)
+    return selected.astype(gram.dtype) / number(selected, gram.dtype)
 
 
 def krum(

@@ -9,17 +9,19 @@ from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import reciprocal, row_norms
 from mtlgrad_jax.ground.leaves import at_least_single, cast_like, times
+from mtlgrad_jax.ground.logarithms import exp_in_range, log_losses
+from mtlgrad_jax.ground.presence import everyone, leave_out, only
 from mtlgrad_jax.ground.rows import move_towards, zeros_like_rows
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.methods import si
-from mtlgrad_jax.methods._extras import check_losses, exp_in_range, log_losses
+from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PyTree, RowMethod, Weights
 
 CLAIMS = Claims("gradients of log L of one length", keeps="PZSF", needs="RLS", sums_to="T/L", costs="T gradients")
 
 
-def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
+def weights(gram: Gram, *, losses: ArrayLike | None = None, present: jax.Array | None = None) -> Weights:
     """Weigh tasks so that all pull equally, as hard as the one whose logarithmic loss is steepest.
 
     The logarithm makes losses comparable, the rescaling makes gradients comparable; multiplying any loss by a
@@ -30,6 +32,7 @@ def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
     Args:
       gram: G = JJᵀ, shape `(T, T)`.
       losses: L, shape `(T,)`, positive.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`. The weights sum to T/L when tasks agree in gradient and loss. A zero gradient gets weight
@@ -48,36 +51,37 @@ def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
       `mtl.loss_balanced` has.
     """
     logs, usable = log_losses(check_losses(losses, gram, "loss_balanced"))
-    lengths = jnp.where(usable, row_norms(gram), 0)
-    present = lengths > 0
-    log_steepness = jnp.log(jnp.where(present, lengths, 1)) - logs
-    steepest = jnp.max(jnp.where(present, log_steepness, -jnp.inf))
+    lengths = jnp.where(usable, row_norms(leave_out(gram, present)), 0)
+    pulls = lengths > 0
+    log_steepness = jnp.log(jnp.where(pulls, lengths, 1)) - logs
+    steepest = jnp.max(jnp.where(pulls, log_steepness, -jnp.inf))
     longest = exp_in_range(jnp.where(jnp.isfinite(steepest), steepest, 0))
-    return jnp.where(present, longest * reciprocal(lengths), 0)
+    return jnp.where(pulls, longest * reciprocal(lengths), 0)
 
 
 class LossBalancedState(NamedTuple):
     """What `loss_balanced` remembers; as much memory as T gradients."""
 
     averages: PyTree  # leaves (T, *param_shape), of the gradients of the logarithms
-    count: jax.Array  # () int32
+    counts: jax.Array  # (T,) int32, gradients in the average of each task
 
 
 def rows(*, beta: optax.ScalarOrSchedule = 0.9) -> RowMethod:
     """Return the method itself, for `descent_direction`; options as in `loss_balanced`."""
 
     def init(num_tasks, params):
-        return LossBalancedState(zeros_like_rows(params, num_tasks), jnp.zeros((), jnp.int32))
+        return LossBalancedState(zeros_like_rows(params, num_tasks), jnp.zeros(num_tasks, jnp.int32))
 
-    def update(task_grads, state, *, losses=None, axis_name=None):
-        share = 1 - (beta(state.count) if callable(beta) else beta)
-        share = jnp.where(state.count > 0, share, 1.0)
+    def update(task_grads, state, *, losses=None, axis_name=None, present=None):
+        shares = 1 - (jax.vmap(beta)(state.counts) if callable(beta) else beta)
+        shares = only(jnp.where(state.counts > 0, shares, 1.0), present)
         relative = _divide(task_grads, si.weights(jnp.eye(stacked.count_tasks(task_grads)), losses=losses))
-        averages = move_towards(state.averages, relative, share)
+        averages = move_towards(state.averages, relative, shares)
         gram, _ = stacked.scaled_gram(averages, axis_name=axis_name)
-        alpha = weights(gram, losses=jnp.ones_like(gram[0]))
+        alpha = weights(gram, losses=jnp.ones_like(gram[0]), present=present)
         direction = cast_like(stacked.combine(averages, alpha), jax.tree.map(lambda leaf: leaf[0], task_grads))
-        return direction, alpha, LossBalancedState(averages, jnp.asarray(optax.safe_increment(state.count)))
+        counts = jnp.where(everyone(present, alpha), optax.safe_increment(state.counts), state.counts)
+        return direction, alpha, LossBalancedState(averages, counts)
 
     return RowMethod(init, update)
 
@@ -93,7 +97,8 @@ def loss_balanced(
 
     Args:
       num_tasks: T, needed: the method keeps state; see `aggregate`.
-      beta: β, a number or an Optax schedule; the published code divides it by the root of the step.
+      beta: β, a number or an Optax schedule of the number of gradients that the average of a task holds; the
+        published code divides it by the root of the step.
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`.
 

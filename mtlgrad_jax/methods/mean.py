@@ -1,9 +1,11 @@
 """The average of the task gradients."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram
+from mtlgrad_jax.ground.presence import number
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights, without_gram
 
@@ -11,7 +13,7 @@ CLAIMS = Claims("equal weights", keeps="PLZF", sums_to="1", costs="–")
 
 
 @without_gram
-def weights(gram: Gram) -> Weights:
+def weights(gram: Gram, *, present: jax.Array | None = None) -> Weights:
     """Weigh all tasks alike, with weights that sum to one.
 
     The baseline: gradient descent on the average loss. It may hurt tasks.
@@ -20,6 +22,7 @@ def weights(gram: Gram) -> Weights:
 
     Args:
       gram: G = JJᵀ, shape `(T, T)`; only its shape matters.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; the weights always sum to one.
@@ -32,7 +35,10 @@ def weights(gram: Gram) -> Weights:
       >>> mtl.weightings.mean(jnp.eye(4))
       Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
-    return jnp.full_like(gram[0], 1 / check_gram(gram))
+    num_tasks = check_gram(gram)
+    if present is None:
+        return jnp.full_like(gram[0], 1 / num_tasks)
+    return present.astype(gram.dtype) / number(present, gram.dtype)
 
 
 def mean(

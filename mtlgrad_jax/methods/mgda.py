@@ -9,11 +9,13 @@ import optax
 from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import check_gram, reciprocal, row_norms
-from mtlgrad_jax.ground.ranges import scale_by_power_of_two
+from mtlgrad_jax.ground.logarithms import log_losses
+from mtlgrad_jax.ground.presence import everyone, fill_hull, leave_out, number, only
+from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.solvers import min_norm
-from mtlgrad_jax.solvers.certificates import min_norm_gap
+from mtlgrad_jax.solvers.certificates import conflict_gap, min_norm_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, PerTask, Solver, Weights
 
@@ -41,6 +43,7 @@ def weights(
     losses: ArrayLike | None = None,
     log2_scale: jax.Array | int = 0,
     solver: Solver = min_norm,
+    present: jax.Array | None = None,
 ) -> Weights:
     """Weigh tasks so that the update is the shortest convex combination of their gradients.
 
@@ -57,11 +60,14 @@ def weights(
       losses: L, shape `(T,)`, positive; needed for `"loss"` and `"loss+"`.
       log2_scale: k, if `gram` is that of 2⁻ᵏJ.
       solver: A function of a Gram matrix returning a `Solution`; exact by default.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`. With `"none"` and no preference they sum to one. With the others they are in units of 1/nᵢ, so
       that the update Jᵀw is conflict-free; published code applies α to the raw gradients, which is not.
-      A zero gradient counts as nᵢ = 1: its task is stationary and takes all the weight.
+      A zero gradient counts as nᵢ = 1: its task is stationary and takes all the weight. A loss that is not
+      positive and finite cannot divide a gradient: its task is left out of the hull and may be hurt, as the
+      certificate of the transformation tells; if no loss can, w = 0 and it is infinite.
 
     Raises:
       ValueError: If `normalization` is unknown, or losses are missing, or losses or `preference` are of the
@@ -81,20 +87,31 @@ def weights(
         raise ValueError(f"expected normalization to be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}.")
     check_gram(gram)
     if normalization == "none" and preference is None:
-        return solver(gram).x
-    unit = jnp.ones_like(gram[0])
+        hull, move = fill_hull(gram, present)
+        return move(solver(hull).x)
+    gram, unit, exponent = leave_out(gram, present), jnp.ones_like(gram[0]), jnp.zeros((), jnp.int32)
     if preference is not None:
-        unit = gram.shape[0] * _preference.resolve_positive(preference, gram)
+        unit = _preference.resolve_positive(preference, gram, present)
+        unit = unit * number(everyone(present, unit), unit.dtype)
     if normalization.startswith("loss"):
-        unit = unit * check_losses(losses, gram, f"mgda with normalization={normalization!r}")
+        losses = check_losses(losses, gram, f"mgda with normalization={normalization!r}")
+        present = everyone(present, losses) & log_losses(losses)[1]
+        exponent = exponent_of(jnp.min(jnp.where(present, losses, jnp.max(only(losses, present)))))
+        unit = unit * jnp.where(present, scale_by_power_of_two(losses, -exponent), 1)
     if normalization in ("l2", "loss+"):
         lengths = row_norms(gram)
         unit = unit * jnp.where(lengths > 0, lengths, 1)
+        exponent = exponent + jnp.asarray(log2_scale)
     inverse = reciprocal(unit)
-    weights = solver(gram * inverse[:, None] * inverse[None, :]).x * inverse
-    if normalization in ("l2", "loss+"):
-        weights = scale_by_power_of_two(weights, -jnp.asarray(log2_scale))
-    return weights
+    hull, move = fill_hull(gram * inverse[:, None] * inverse[None, :], present)
+    return scale_by_power_of_two(move(solver(hull).x) * inverse, -exponent)
+
+
+def _gap(gram, weights, *, present=None):
+    """Measure the deepest conflict; without an answer, where no task has a length to be divided by, it is infinite."""
+    gram = leave_out(gram, present)
+    answered = jnp.any(weights != 0) | ~jnp.any(jnp.diagonal(gram) > 0)
+    return jnp.where(answered, conflict_gap(gram, weights), jnp.inf)
 
 
 def mgda(
@@ -132,5 +149,5 @@ def mgda(
     """
     weigh = partial(weights, normalization=normalization, preference=preference, solver=solver or min_norm)
     plain = normalization == "none" and preference is None
-    method = Method(weigh, certificate=min_norm_gap if plain else None)
+    method = Method(weigh, certificate=min_norm_gap if plain else _gap)
     return aggregate(method, num_tasks, axis_name=axis_name, nonfinite=nonfinite)

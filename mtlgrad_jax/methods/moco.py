@@ -11,7 +11,7 @@ from mtlgrad_jax.ground.leaves import cast_like
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.ground.rows import move_towards, zeros_like_rows
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.methods._simplex import descend
+from mtlgrad_jax.methods._simplex import descend, restrict, resume
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, PyTree, RowMethod
 
@@ -33,17 +33,19 @@ def rows(*, beta: optax.ScalarOrSchedule = 0.5, gamma: optax.ScalarOrSchedule = 
         uniform = jnp.ones(num_tasks) / num_tasks
         return MocoState(zeros_like_rows(params, num_tasks), uniform, jnp.zeros((), jnp.int32))
 
-    def update(task_grads, state, *, axis_name=None):
-        averages = move_towards(state.averages, task_grads, _at(beta, state.count))
+    def update(task_grads, state, *, axis_name=None, present=None):
+        share = _at(beta, state.count)
+        share = share if present is None else jnp.where(present, share, 0.0)
+        averages = move_towards(state.averages, task_grads, share)
         gram, log2_scale = stacked.scaled_gram(averages, axis_name=axis_name)
-        weights = state.weights.astype(gram.dtype)
+        weights, total = restrict(state.weights.astype(gram.dtype), present)
         limit = jnp.finfo(gram.dtype).max / 4
         slope = jnp.clip(scale_by_power_of_two(dot(gram, weights), 2 * log2_scale), -limit, limit)
         slope = slope + jnp.asarray(rho, gram.dtype) * weights
-        weights = descend(weights, slope, jnp.asarray(_at(gamma, state.count), gram.dtype))
+        weights = descend(weights, slope, jnp.asarray(_at(gamma, state.count), gram.dtype), present)
         direction = cast_like(stacked.combine(averages, weights), jax.tree.map(lambda leaf: leaf[0], task_grads))
         count = jnp.asarray(optax.safe_increment(state.count))
-        return direction, weights, MocoState(averages, weights.astype(state.weights.dtype), count)
+        return direction, weights, MocoState(averages, resume(state.weights, weights, total, present), count)
 
     return RowMethod(init, update)
 

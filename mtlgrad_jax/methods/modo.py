@@ -9,7 +9,7 @@ import optax
 from mtlgrad_jax.ground.grams import check_memory, dot
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.methods._extras import check_cross_gram
-from mtlgrad_jax.methods._simplex import descend
+from mtlgrad_jax.methods._simplex import descend, restrict, resume
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
 
@@ -54,14 +54,15 @@ def weighting(*, gamma: float = 0.1, rho: float = 0.1) -> StatefulWeighting:
     def init(num_tasks):
         return ModoState(jnp.ones(num_tasks) / num_tasks)
 
-    def update(gram, state, *, cross_gram=None, log2_scale=0):
+    def update(gram, state, *, cross_gram=None, log2_scale=0, present=None):
         check_memory(state.weights, gram)
-        cross_gram = check_cross_gram(cross_gram, gram, "modo")
-        weights, limit = state.weights.astype(gram.dtype), jnp.finfo(gram.dtype).max / 4
+        cross_gram = check_cross_gram(cross_gram, gram, "modo", present)
+        weights, total = restrict(state.weights.astype(gram.dtype), present)
+        limit = jnp.finfo(gram.dtype).max / 4
         slope = scale_by_power_of_two(dot(cross_gram, weights), 2 * jnp.asarray(log2_scale))
         slope = jnp.clip(slope, -limit, limit) + jnp.asarray(rho, gram.dtype) * weights
-        weights = descend(weights, slope, jnp.asarray(gamma, gram.dtype))
-        return weights, ModoState(weights.astype(state.weights.dtype))
+        weights = descend(weights, slope, jnp.asarray(gamma, gram.dtype), present)
+        return weights, ModoState(resume(state.weights, weights, total, present))
 
     return StatefulWeighting(init, update)
 

@@ -9,6 +9,7 @@ import optax
 from mtlgrad_jax import step
 from mtlgrad_jax.ground.leaves import cast_like, choose, is_inexact, map_parts, shapes, times
 from mtlgrad_jax.ground.meshes import all_of_pieces
+from mtlgrad_jax.ground.presence import everyone
 from mtlgrad_jax.ground.rows import zeros_like_rows
 from mtlgrad_jax.jacobians.stacked import Stacked
 from mtlgrad_jax.methods import conflict_free
@@ -60,7 +61,8 @@ def momentum_conflict_free(
       An Optax transformation of the *plain* gradient of one task, leaves `(*param_shape)`. The task is
       `tx.update(grads, state, params, task=i)`, an int or an int32 scalar, by default 0, 1, …, T−1 in turn
       (`state.memory.next_task` tells whose gradient comes next). The update is zero until every task has been
-      seen. State is an `AggregateState` whose `gram`, `weights` and `gap` are those of the means m̂; the weights
+      seen; of those that are `present`, if that is passed: the means of others rest and do not count. State is an
+      `AggregateState` whose `gram`, `weights` and `gap` are those of the means m̂; the weights
       sum to T when all tasks agree.
 
     Raises:
@@ -88,7 +90,7 @@ def momentum_conflict_free(
     def init(params) -> PyTree:
         return empty_record(num_tasks, params, _empty_memory(num_tasks, params))
 
-    def update(updates, state, params=None, *, task=None, **extra_args) -> tuple[PyTree, PyTree]:
+    def update(updates, state, params=None, *, task=None, present=None, **extra_args) -> tuple[PyTree, PyTree]:
         del params, extra_args  # unused
         check_state(state, num_tasks)
         memory = state.memory
@@ -96,22 +98,29 @@ def momentum_conflict_free(
         task = jnp.asarray(memory.next_task if task is None else task, jnp.int32)
         finite = all_of_pieces([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(updates)], axis_name)
         current = (jnp.arange(num_tasks, dtype=jnp.int32) == task).astype(jnp.float32)
-        seen = jnp.where(finite | (nonfinite == "propagate"), current, 0)
+        attending = everyone(None if present is None else jnp.asarray(present, bool), current)
+        seen = jnp.where(attending & (finite | (nonfinite == "propagate")), current, 0)
 
         momenta = jax.tree.map(lambda m, g: _move_row(m, g, seen, 1 - b1), memory.momenta, updates)
         counts = memory.counts + seen.astype(jnp.int32)
-        ready = jnp.all(counts > 0) & (finite | (nonfinite != "skip"))
+        ready = attending[task] & jnp.all((counts > 0) | ~attending) & (finite | (nonfinite != "skip"))
         means = jax.tree.map(lambda m: _unbias(m, counts, b1), momenta)
-        taken = step.take(method, Stacked(means, axis_name), ())
+        taken = step.take(method, Stacked(means, axis_name), (), **({} if present is None else {"present": attending}))
 
-        memory = memory._replace(momenta=momenta, counts=counts, next_task=(task + 1) % num_tasks)
+        memory = memory._replace(momenta=momenta, counts=counts, next_task=_next(task, attending))
         scaled, proposed = _precondition(taken.update, memory, b1, b2, eps)
         memory = choose(ready, proposed, memory)
         scaled = choose(ready, scaled, jax.tree.map(jnp.zeros_like, scaled))
-        bad = (current > 0) & ~finite
+        bad = (current > 0) & attending & ~finite
         return cast_like(scaled, updates), record(state, taken._replace(finite=~bad, memory=memory))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _next(task, attending):
+    """Return the first attending task behind this one, in turn."""
+    turns = (task + 1 + jnp.arange(attending.shape[0], dtype=jnp.int32)) % attending.shape[0]
+    return turns[jnp.argmax(attending[turns])]
 
 
 def _empty_memory(num_tasks, params):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import dot, reciprocal
+from mtlgrad_jax.ground.presence import leave_out
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import alpha_fair, fairness_gap
@@ -31,6 +32,7 @@ def weights(
     max_norm: jax.Array | float | None = 1.0,
     preference: PerTask | None = None,
     log2_scale: jax.Array | int = 0,
+    present: jax.Array | None = None,
 ) -> Weights:
     """Weigh tasks by the Nash bargaining solution, in which the product of their gains is largest.
 
@@ -44,6 +46,7 @@ def weights(
         update has exactly this length. None for no limit.
       preference: p, shape `(T,)`, non-negative, the bargaining power of each task; 1/T each by default.
       log2_scale: k, if `gram` is that of 2⁻ᵏJ.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`, in units of 1/length; when all tasks agree on g they sum to min(√T, max_norm)/‖g‖. A
@@ -63,12 +66,18 @@ def weights(
       Navon et al., "Multi-task learning as a bargaining game", arXiv 2202.01017, claim 3.1; with bargaining powers:
       Kalai, "Nonsymmetric Nash solutions", Int. J. Game Theory 6 (1977).
     """
-    weights = alpha_fair(gram, preference=_preference.resolve(preference, gram)).x
+    p, gram = _preference.resolve_relative(preference, gram, present) / gram.shape[0], leave_out(gram, present)
+    weights = alpha_fair(gram, preference=p).x
     if max_norm is not None:
         # The length belongs to 2⁻ᵏJ with its weights 2ᵏw: it needs no rescaling.
         length = jnp.sqrt(jnp.maximum(dot(weights, dot(gram, weights)), 0))
         weights = weights * jnp.minimum(jnp.asarray(max_norm, gram.dtype) * reciprocal(length), 1)
     return scale_by_power_of_two(weights, -jnp.asarray(log2_scale))
+
+
+def _gap(gram, weights, *, preference, present=None):
+    p = _preference.resolve(preference, gram, present)
+    return fairness_gap(leave_out(gram, present), weights, preference=p)
 
 
 def nash_mtl(
@@ -100,6 +109,5 @@ def nash_mtl(
       >>> update.shape, state.weights.shape
       ((3,), (2,))
     """
-    certificate = lambda gram, w: fairness_gap(gram, w, preference=_preference.resolve(preference, gram))
-    method = Method(partial(weights, max_norm=max_norm, preference=preference), certificate)
+    method = Method(partial(weights, max_norm=max_norm, preference=preference), partial(_gap, preference=preference))
     return aggregate(method, num_tasks, axis_name=axis_name, nonfinite=nonfinite)

@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import dot, reciprocal
+from mtlgrad_jax.ground.presence import everyone, only
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
@@ -32,6 +33,7 @@ def weights(
     ray: PerTask | None = None,
     theta: jax.Array | float = 5.0,
     ideal: ArrayLike = 0.0,
+    present: jax.Array | None = None,
 ) -> Weights:
     """Weigh tasks so that the losses come down a ray, and towards it.
 
@@ -45,6 +47,7 @@ def weights(
       ray: r, shape `(T,)`, the proportion in which the losses should end, of any positive sum; equal by default.
       theta: θ, what a unit of distance from the ray costs.
       ideal: z, where the ray starts, a number or shape `(T,)`.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; sums to √T on the default ray. A task below the ray can have a *negative* weight: its loss is
@@ -65,10 +68,10 @@ def weights(
     losses = check_losses(losses, gram, "pbi")
     if jnp.ndim(ideal) > 0:
         ideal = check_losses(ideal, gram, "pbi", name="ideal")
-    ray = _preference.resolve_positive(ray, gram, name="ray")
-    along = ray / jnp.sqrt(dot(ray, ray))
-    usable = jnp.isfinite(losses)
-    excess = jnp.where(usable, losses, 0) - jnp.asarray(ideal, gram.dtype)
+    ray = only(_preference.resolve_positive(ray, gram, present, name="ray"), present)
+    along = ray * reciprocal(jnp.sqrt(dot(ray, ray)))
+    usable = everyone(present, losses) & jnp.isfinite(losses)
+    excess = only(jnp.where(usable, losses, 0) - jnp.asarray(ideal, gram.dtype), present)
     excess = scale_by_power_of_two(excess, -exponent_of(jnp.max(jnp.abs(excess))))  # only its direction matters
     off = _across(along, _across(along, excess))  # the second time takes away what rounding left
     length = jnp.sqrt(dot(off, off))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram, check_memory, dot, normalize_rows, reciprocal
+from mtlgrad_jax.ground.presence import everyone, leave_out
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.solvers import nnls
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -19,7 +20,7 @@ class PcdState(NamedTuple):
     """Running lengths, and whether the last step kept its guarantee."""
 
     rms: jax.Array  # (T,), √EMA‖gᵢ‖², not yet corrected for its start at zero
-    num_steps: jax.Array  # () int32
+    num_steps: jax.Array  # (T,) int32, in which a task took part
     gap: jax.Array  # (), certificate of the projection; largest float at first, infinite without a direction
 
 
@@ -60,16 +61,17 @@ def weighting(
 
     def init(num_tasks):
         unknown = jnp.full((), jnp.finfo(jnp.float32).max, jnp.float32)
-        return PcdState(jnp.zeros(num_tasks, jnp.float32), jnp.zeros((), jnp.int32), unknown)
+        return PcdState(jnp.zeros(num_tasks, jnp.float32), jnp.zeros(num_tasks, jnp.int32), unknown)
 
-    def update(gram, state, *, log2_scale=0):
+    def update(gram, state, *, log2_scale=0, present=None):
         check_memory(state.rms, gram)
+        gram, present = leave_out(gram, present), everyone(present, gram[0])
         decay = jnp.asarray(beta, gram.dtype)
         correlation, scaled_lengths = normalize_rows(gram)
         lengths = scale_by_power_of_two(scaled_lengths, jnp.asarray(log2_scale))
-        num_steps = state.num_steps + 1
-        rms = jnp.hypot(jnp.sqrt(decay) * state.rms.astype(gram.dtype), jnp.sqrt(1 - decay) * lengths)
-        start = -jnp.expm1(num_steps.astype(gram.dtype) * jnp.log(decay))  # 1 − βᵗ
+        num_steps, before = state.num_steps + present.astype(jnp.int32), state.rms.astype(gram.dtype)
+        rms = jnp.where(present, jnp.hypot(jnp.sqrt(decay) * before, jnp.sqrt(1 - decay) * lengths), before)
+        start = -jnp.expm1(jnp.maximum(num_steps, 1).astype(gram.dtype) * jnp.log(decay))  # 1 − βᵗ
         unit = jnp.hypot(rms / jnp.sqrt(start), jnp.sqrt(jnp.asarray(eps, gram.dtype)))
 
         shares, gap = _project(correlation, lengths * reciprocal(unit), _shares(tau, gram))

@@ -9,6 +9,7 @@ from jax import lax
 
 from mtlgrad_jax.combinators.keyed import keyed
 from mtlgrad_jax.ground.grams import check_gram, dot
+from mtlgrad_jax.ground.presence import leave_out, only
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights
@@ -23,7 +24,9 @@ CLAIMS = Claims(
 )
 
 
-def weights(gram: Gram, key: jax.Array, *, preference: PerTask | None = None) -> Weights:
+def weights(
+    gram: Gram, key: jax.Array, *, preference: PerTask | None = None, present: jax.Array | None = None
+) -> Weights:
     """Weigh tasks as projecting conflicting gradients does, in an order drawn at random.
 
     Each gᵢ starts as itself and visits the others in its own random order; from each that it conflicts with
@@ -35,6 +38,7 @@ def weights(gram: Gram, key: jax.Array, *, preference: PerTask | None = None) ->
       gram: G = JJᵀ, shape `(T, T)`.
       key: A `jax.random.key`, see `keyed` for one per step.
       preference: p, shape `(T,)`, of the sum of what the projections left; 1/T each by default.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`. The weights sum to T Σpᵢ when no two tasks conflict (then they are T pᵢ, all one by default), and
@@ -53,7 +57,7 @@ def weights(gram: Gram, key: jax.Array, *, preference: PerTask | None = None) ->
     References:
       Yu et al., arXiv 2001.06782, algorithm 1. Some re-implementations never shuffle, or project leaf by leaf.
     """
-    num_tasks = check_gram(gram)
+    num_tasks, gram = check_gram(gram), leave_out(gram, present)
     orders = random_orders(key, num_tasks)
     index = jnp.arange(num_tasks)
 
@@ -68,8 +72,8 @@ def weights(gram: Gram, key: jax.Array, *, preference: PerTask | None = None) ->
     start = jnp.eye(num_tasks, dtype=gram.dtype) + jnp.zeros_like(gram)
     coefficients = lax.fori_loop(0, num_tasks, visit, start)
     if preference is None:
-        return jnp.sum(coefficients, axis=0)
-    return num_tasks * dot(_preference.resolve(preference, gram), coefficients)
+        return only(jnp.sum(coefficients, axis=0), present)
+    return only(dot(_preference.resolve_relative(preference, gram, present), coefficients), present)
 
 
 def random_orders(key: jax.Array, num_tasks: int) -> jax.Array:

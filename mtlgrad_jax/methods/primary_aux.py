@@ -2,8 +2,10 @@
 
 from functools import partial
 
+import jax
 import optax
 
+from mtlgrad_jax.ground.presence import fill_hull
 from mtlgrad_jax.solvers import min_norm
 from mtlgrad_jax.solvers.certificates import min_norm_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -18,7 +20,9 @@ CLAIMS = Claims(
 )
 
 
-def weights(gram: Gram, *, num_primary: int = 1, solver: Solver = min_norm) -> Weights:
+def weights(
+    gram: Gram, *, num_primary: int = 1, solver: Solver = min_norm, present: jax.Array | None = None
+) -> Weights:
     """Weigh tasks so that the update follows the primaries and raises no auxiliary loss.
 
     With one primary this is the projection of its gradient onto the directions that hurt no auxiliary;
@@ -31,6 +35,7 @@ def weights(gram: Gram, *, num_primary: int = 1, solver: Solver = min_norm) -> W
       gram: G = JJᵀ, shape `(T, T)`, the primaries first.
       num_primary: p, from 1 to T.
       solver: A function of `(gram, num_simplex=p)` returning a `Solution`; exact by default.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w = (α, λ), shape `(T,)`; the primaries' weights sum to one, the auxiliaries' are zero when no
@@ -50,7 +55,8 @@ def weights(gram: Gram, *, num_primary: int = 1, solver: Solver = min_norm) -> W
       Su, scientific-spaces 8907 (1)–(9); Lopez-Paz & Ranzato (GEM), arXiv 1706.08840; Chaudhry et al.
       (A-GEM), arXiv 1812.00420.
     """
-    return solver(gram, num_simplex=num_primary).x
+    gram, move = fill_hull(gram, present, num_primary)
+    return move(solver(gram, num_simplex=num_primary).x)
 
 
 def primary_aux(

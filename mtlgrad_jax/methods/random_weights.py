@@ -5,6 +5,8 @@ import optax
 
 from mtlgrad_jax.combinators.keyed import keyed
 from mtlgrad_jax.ground.grams import check_gram
+from mtlgrad_jax.ground.logarithms import softmax_where
+from mtlgrad_jax.ground.presence import everyone
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights, without_gram
 
@@ -12,7 +14,7 @@ CLAIMS = Claims("softmax of noise", keeps="LZF", needs="K", sums_to="1", costs="
 
 
 @without_gram
-def weights(gram: Gram, key: jax.Array) -> Weights:
+def weights(gram: Gram, key: jax.Array, *, present: jax.Array | None = None) -> Weights:
     """Weigh tasks at random, by a softmax of normal numbers drawn anew at every step.
 
     A baseline: on average it is the mean of the gradients, with noise that may help to leave sharp minima.
@@ -22,6 +24,7 @@ def weights(gram: Gram, key: jax.Array) -> Weights:
     Args:
       gram: G = JJᵀ, shape `(T, T)`; only its shape is used.
       key: A `jax.random.key`, see `keyed` for one per step.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`, positive, summing to one.
@@ -35,7 +38,8 @@ def weights(gram: Gram, key: jax.Array) -> Weights:
     References:
       Lin et al., arXiv 2111.10603.
     """
-    return jax.nn.softmax(jax.random.normal(key, (check_gram(gram),), gram.dtype))
+    logits = jax.random.normal(key, (check_gram(gram),), gram.dtype)
+    return softmax_where(logits, everyone(present, logits))
 
 
 def random_weights(

@@ -8,9 +8,10 @@ import optax
 from jax import lax
 
 from mtlgrad_jax.ground.grams import check_memory, dot, reciprocal
+from mtlgrad_jax.ground.presence import everyone, number
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_cross_gram
-from mtlgrad_jax.methods._simplex import descend
+from mtlgrad_jax.methods._simplex import descend, restrict, resume
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, PerTask, StatefulWeighting
 
@@ -76,24 +77,25 @@ def weighting(
     def init(num_tasks):
         return SdmgradState(jnp.ones(num_tasks) / num_tasks)
 
-    def update(gram, state, *, cross_gram=None):
+    def update(gram, state, *, cross_gram=None, present=None):
         check_memory(state.weights, gram)
-        cross_gram = check_cross_gram(cross_gram, gram, "sdmgrad")
-        weights = state.weights.astype(gram.dtype)
-        share = _preference.resolve(preference, gram)
-        unit = reciprocal(jnp.mean(jnp.sqrt(jnp.maximum(jnp.diagonal(cross_gram), 0))))
+        cross_gram = check_cross_gram(cross_gram, gram, "sdmgrad", present)
+        weights, total = restrict(state.weights.astype(gram.dtype), present)
+        share = _preference.resolve(preference, gram, present)
+        count = number(everyone(present, weights), gram.dtype)
+        unit = reciprocal(jnp.sum(jnp.sqrt(jnp.maximum(jnp.diagonal(cross_gram), 0))) / count)
         scaled = cross_gram * unit * unit
         towards = jnp.asarray(pull, gram.dtype) * share
 
         def step(_, carry):
             weights, velocity = carry
             velocity = jnp.asarray(momentum, gram.dtype) * velocity + dot(scaled, weights + towards)
-            return descend(weights, velocity, jnp.asarray(learning_rate, gram.dtype)), velocity
+            return descend(weights, velocity, jnp.asarray(learning_rate, gram.dtype), present), velocity
 
         start = (weights + jnp.zeros_like(gram[0]), jnp.zeros_like(gram[0]))
         weights, _ = lax.fori_loop(0, num_steps, step, start)
         combined = (weights + towards) / (1 + jnp.asarray(pull, gram.dtype))
-        return combined, SdmgradState(weights.astype(state.weights.dtype))
+        return combined, SdmgradState(resume(state.weights, weights, total, present))
 
     return StatefulWeighting(init, update)
 

@@ -1,10 +1,13 @@
 """Scale-invariant weighting: the gradient of the sum of the logarithms."""
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from mtlgrad_jax.methods._extras import check_losses, exp_in_range, log_losses
+from mtlgrad_jax.ground.logarithms import exp_in_range, log_losses
+from mtlgrad_jax.ground.presence import only
+from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights, without_gram
 
@@ -12,7 +15,7 @@ CLAIMS = Claims("sum of log losses", keeps="PLZF", needs="L", sums_to="T/L", cos
 
 
 @without_gram
-def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
+def weights(gram: Gram, *, losses: ArrayLike | None = None, present: jax.Array | None = None) -> Weights:
     """Weigh tasks so that the update is the gradient of the sum of the logarithms of the losses.
 
     Multiplying any loss by a constant changes nothing at all, the length of the update included.
@@ -22,6 +25,7 @@ def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
     Args:
       gram: G = JJᵀ, shape `(T, T)`; only its shape is used.
       losses: L, shape `(T,)`, positive.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`, at most √(largest float). The weights sum to Σ 1/Lᵢ, whether tasks agree or not: they
@@ -38,7 +42,7 @@ def weights(gram: Gram, *, losses: ArrayLike | None = None) -> Weights:
     References:
       Su, scientific-spaces 8870; Navon et al., arXiv 2202.01017, where it is the baseline SI.
     """
-    logs, usable = log_losses(check_losses(losses, gram, "si"))
+    logs, usable = log_losses(only(check_losses(losses, gram, "si"), present))
     return jnp.where(usable, exp_in_range(-logs), 0)
 
 

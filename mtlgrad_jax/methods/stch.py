@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from mtlgrad_jax.ground.grams import reciprocal
+from mtlgrad_jax.ground.logarithms import softmax_where
+from mtlgrad_jax.ground.presence import everyone, only
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -24,6 +27,7 @@ def weights(
     preference: PerTask | None = None,
     ray: PerTask | None = None,
     ideal: ArrayLike = 0.0,
+    present: jax.Array | None = None,
 ) -> Weights:
     """Weigh tasks so that the update is the gradient of the smooth Tchebycheff scalarisation.
 
@@ -40,6 +44,7 @@ def weights(
       preference: p, shape `(T,)`, positive; 1/T each by default.
       ray: r in place of p, shape `(T,)`, the proportion in which the excesses should end: p = (1/r)/Σ(1/r).
       ideal: z, the lowest losses thought possible, a number or shape `(T,)`.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`, not negative. With uniform preference the weights sum to 1/T, since p enters twice;
@@ -59,22 +64,22 @@ def weights(
       `on_log_losses(partial(stch, mu=mu / T, ideal=jnp.log(nadir)))`.
     """
     losses = check_losses(losses, gram, "stch")
-    share = _share(preference, ray, gram)
+    share = _share(preference, ray, gram, present)
     if jnp.ndim(ideal) > 0:
         ideal = check_losses(ideal, gram, "stch", name="ideal")
-    usable = jnp.isfinite(losses)
+    usable = everyone(present, losses) & jnp.isfinite(losses)
     excess = share * (jnp.where(usable, losses, 0) - jnp.asarray(ideal, gram.dtype)) / jnp.asarray(mu, gram.dtype)
     limit = jnp.finfo(gram.dtype).max / 4  # differences of two stay finite
-    return share * jax.nn.softmax(jnp.where(usable, jnp.clip(excess, -limit, limit), -jnp.inf))
+    return share * softmax_where(jnp.clip(excess, -limit, limit), usable)
 
 
-def _share(preference, ray, gram):
+def _share(preference, ray, gram, present):
     if ray is None:
-        return _preference.resolve(preference, gram)
+        return _preference.resolve(preference, gram, present)
     if preference is not None:
         raise ValueError("stch expected a preference or a ray, got both; a ray is the inverse of a preference.")
-    inverse = 1 / _preference.resolve_positive(ray, gram, name="ray")
-    return inverse / jnp.sum(inverse)
+    inverse = only(1 / _preference.resolve_positive(ray, gram, present, name="ray"), present)
+    return inverse * reciprocal(jnp.sum(inverse))
 
 
 def stch(

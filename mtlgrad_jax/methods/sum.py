@@ -1,9 +1,11 @@
 """The sum of the task gradients."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_gram
+from mtlgrad_jax.ground.presence import only
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights, without_gram
 
@@ -11,7 +13,7 @@ CLAIMS = Claims("equal weights", keeps="PLZF", sums_to="T", costs="–")
 
 
 @without_gram
-def weights(gram: Gram) -> Weights:
+def weights(gram: Gram, *, present: jax.Array | None = None) -> Weights:
     """Weigh every task by one.
 
     Gradient descent on the sum of the losses: `mean` with a T times larger learning rate.
@@ -20,6 +22,7 @@ def weights(gram: Gram) -> Weights:
 
     Args:
       gram: G = JJᵀ, shape `(T, T)`; only its shape matters.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; the weights always sum to T.
@@ -33,7 +36,7 @@ def weights(gram: Gram) -> Weights:
       Array([1., 1.], dtype=float32)
     """
     check_gram(gram)
-    return jnp.ones_like(gram[0])
+    return only(jnp.ones_like(gram[0]), present)
 
 
 def sum(

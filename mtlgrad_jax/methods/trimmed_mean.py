@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.ground.leaves import at_least_single
+from mtlgrad_jax.ground.leaves import at_least_single, per_row
+from mtlgrad_jax.ground.presence import number
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, RowMethod
 
@@ -18,8 +19,8 @@ def rows(*, trim: int = 1) -> RowMethod:
     if trim < 0:
         raise ValueError(f"expected trim of at least 0, got {trim}.")
 
-    def update(task_grads, state):
-        return jax.tree.map(lambda leaf: _trim(leaf, trim), task_grads), None, state
+    def update(task_grads, state, *, present=None):
+        return jax.tree.map(lambda leaf: _trim(leaf, trim, present), task_grads), None, state
 
     return RowMethod(lambda num_tasks, params: (), update, needs_num_tasks=False)
 
@@ -46,7 +47,8 @@ def trimmed_mean(
     Returns:
       An Optax transformation of stacked task gradients; the gradient itself when all tasks agree. NaN counts
       as largest, so with `"propagate"` up to `trim` bad rows do no harm. The update is no combination of the
-      rows: `weights` in the state are zero. Real and imaginary parts are coordinates of their own.
+      rows: `weights` in the state are zero. Where absent tasks leave no more than 2·trim, as many are left out as
+      leave one or two. Real and imaginary parts are coordinates of their own.
 
     Raises:
       ValueError: See `aggregate`; if `trim` is negative, or in `update` if nothing is left.
@@ -65,13 +67,27 @@ def trimmed_mean(
     return aggregate(rows(trim=trim), num_tasks, axis_name=axis_name, nonfinite=nonfinite)
 
 
-def _trim(leaf, trim):
+def _trim(leaf, trim, present):
     num_tasks = leaf.shape[0]
     if 2 * trim >= num_tasks:
         raise ValueError(f"trimmed_mean expected more than 2·trim = {2 * trim} tasks, got {num_tasks}; lower trim.")
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return jnp.zeros(leaf.shape[1:], leaf.dtype)
     if jnp.iscomplexobj(leaf):
-        return jax.lax.complex(_trim(leaf.real, trim), _trim(leaf.imag, trim))
+        return jax.lax.complex(_trim(leaf.real, trim, present), _trim(leaf.imag, trim, present))
+    if present is not None:
+        return _trim_among(leaf, trim, present)
     wide = jnp.sort(leaf, axis=0)[trim : num_tasks - trim].astype(at_least_single(leaf.dtype))
     return jnp.mean(wide, axis=0).astype(leaf.dtype)
+
+
+def _trim_among(leaf, trim, present):
+    """Return the trimmed mean of the rows present, which are sorted to the front."""
+    absent = jnp.broadcast_to(per_row(~present, leaf), leaf.shape)
+    _, ordered = jax.lax.sort((absent, leaf), dimension=0, num_keys=2)
+    count = jnp.sum(present, dtype=jnp.int32)
+    trim = jnp.minimum(trim, jnp.maximum(count - 1, 0) // 2)
+    rank = jnp.arange(leaf.shape[0], dtype=jnp.int32)
+    kept = (rank >= trim) & (rank < count - trim)
+    wide = jnp.where(per_row(kept, leaf), ordered.astype(at_least_single(leaf.dtype)), 0)
+    return (jnp.sum(wide, axis=0) / number(kept, wide.dtype)).astype(leaf.dtype)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.ground.grams import check_memory
+from mtlgrad_jax.ground.presence import everyone, only
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
@@ -52,16 +53,17 @@ def weighting(*, learning_rate: float = 0.025) -> StatefulWeighting:
     def init(num_tasks):
         return UncertaintyState(jnp.zeros(num_tasks))
 
-    def update(gram, state, *, losses=None):
+    def update(gram, state, *, losses=None, present=None):
         check_memory(state.log_variances, gram)
         losses = check_losses(losses, gram, "uncertainty")
-        log_variances = state.log_variances.astype(gram.dtype)
+        log_variances, present = state.log_variances.astype(gram.dtype), everyone(present, losses)
         precision = jnp.exp(-log_variances)
         slope = (1 - precision * jnp.where(losses > 0, losses, 0)) / 2
         change = jnp.asarray(learning_rate, gram.dtype) * jnp.where(jnp.isfinite(slope), slope, 0)
         limit = jnp.log(jnp.finfo(gram.dtype).max) / 2
         moved = jnp.clip(log_variances - change, -limit, limit).astype(state.log_variances.dtype)
-        return precision / 2, UncertaintyState(moved)
+        moved = jnp.where(present, moved, state.log_variances)
+        return only(precision / 2, present), UncertaintyState(moved)
 
     return StatefulWeighting(init, update, reads_gram=False)
 

@@ -7,6 +7,7 @@ import optax
 from jax import lax
 
 from mtlgrad_jax.ground.grams import dot
+from mtlgrad_jax.ground.presence import leave_out, only
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import nnls
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -18,7 +19,7 @@ CLAIMS = Claims("mean of gradients freed of conflicts", keeps="CPLZF", sums_to="
 CACHED = 24  # programs; from here on a CPU solves them faster one by one, each in as many steps as it needs
 
 
-def weights(gram: Gram, *, preference: PerTask | None = None) -> Weights:
+def weights(gram: Gram, *, preference: PerTask | None = None, present: jax.Array | None = None) -> Weights:
     """Weigh tasks so that each gradient, projected onto the directions that hurt no task, counts.
 
     The update has a non-negative inner product with every gradient and is linear in the length of each.
@@ -28,6 +29,7 @@ def weights(gram: Gram, *, preference: PerTask | None = None) -> Weights:
     Args:
       gram: G = JJᵀ, shape `(T, T)`.
       preference: p, shape `(T,)`, non-negative; 1/T each by default.
+      present: Booleans, shape `(T,)`, the tasks that take part; all by default.
 
     Returns:
       w, shape `(T,)`; sums to Σpᵢ (one by default) when no two tasks conflict, to more where they do. A zero
@@ -46,8 +48,8 @@ def weights(gram: Gram, *, preference: PerTask | None = None) -> Weights:
     References:
       Quinton & Rey, "Jacobian descent for multi-objective optimization", arXiv 2406.16232, (4).
     """
-    p = _preference.resolve(preference, gram)
-    return p + dot(p, _repairs(gram))
+    p = _preference.resolve(preference, gram, present)
+    return only(p + dot(p, _repairs(leave_out(gram, present))), present)
 
 
 def _repairs(gram):

@@ -40,16 +40,17 @@ def accumulate(
         of it: what is chained behind `accumulate` would see the zero updates in between.
       every_k: Micro-batches per step.
       num_tasks: T.
-      missing: The row of a task without a single example in all `every_k` micro-batches. `"mean"` is the mean
-        of the other tasks' rows, which leaves the task out of every method that depends on the hull or the
-        cone of the gradients only (mean, MGDA, CAGrad, the projections); `"zero"` is a zero gradient, at
-        which MGDA stands still. Without any example at all every row is zero.
+      missing: What a task without a single example in all `every_k` micro-batches is. `"mean"`: absent, which
+        `transform` is told by `present`, see `aggregate`; its row is the mean of the others for a transformation
+        that does not ask. `"zero"`: present with a zero gradient, at which MGDA stands still. Without any example
+        at all every row is zero.
 
     Returns:
       An Optax transformation of stacked task gradients. Its update is zero, and the state of `transform` as it
       was, except at every `every_k`-th call. `update` takes two extra arguments: `counts`, shape `(T,)`, the
       number of examples behind each row of this micro-batch (one each by default; a row with none may hold
-      anything, NaN too), and `losses`, shape `(T,)`, which reach `transform` as the same weighted means.
+      anything, NaN too), and `losses`, shape `(T,)`, which reach `transform` as the same weighted means. A task
+      that is not `present` (booleans, shape `(T,)`) in a micro-batch has no example there.
       Other extra arguments reach it as given at the last micro-batch.
 
     Raises:
@@ -82,9 +83,12 @@ def accumulate(
             inner=transform.init(params),
         )
 
-    def update(updates, state, params=None, *, counts=None, losses=None, **extra_args):
+    def update(updates, state, params=None, *, counts=None, losses=None, present=None, **extra_args):
         stacked.count_tasks(updates, expected=num_tasks, params=params)
+        given_counts = counts is not None
         counts = _check_row("counts", jnp.ones(num_tasks) if counts is None else counts, num_tasks)
+        if present is not None:
+            counts = jnp.where(_check_row("present", present, num_tasks) > 0, counts, 0)
         total = state.counts + counts
         share = jnp.where(total > 0, counts / jnp.where(total > 0, total, 1), 0)
         mean = jax.tree.map(lambda old, new: _average(old, new, share), state.task_grads, updates)
@@ -95,6 +99,8 @@ def accumulate(
         def step(inner):
             rows = jax.tree.map(lambda leaf, given: _fill(leaf, total > 0, missing).astype(given.dtype), mean, updates)
             extras = extra_args if losses is None else dict(extra_args, losses=mean_losses)
+            if missing == "mean" and (given_counts or present is not None):
+                extras = dict(extras, present=total > 0)
             return transform.update(rows, inner, params, **extras)
 
         def wait(inner):

@@ -25,7 +25,7 @@ class AggregateState(NamedTuple):
     log2_scale: jax.Array  # () int32, zero for ordinary gradients
     weights: jax.Array  # (T,)
     gap: jax.Array | None  # (), its certificate; the largest float before the first step, infinite without an answer
-    num_nonfinite: jax.Array  # (T,) int32, steps so far in which the gradient of a task was not finite
+    num_nonfinite: jax.Array  # (T,) int32, steps so far in which the gradient of a present task was not finite
     memory: PyTree  # of the method; () without one
 
 
@@ -42,17 +42,29 @@ def aggregate(
 
     u = Jᵀw,  w = weighting(JJᵀ)
 
+    Tasks may come and go: `tx.update(task_grads, state, params, present=mask)` with booleans of shape `(T,)`, which may
+    be traced, tells which take part in a step. An absent task is out of the hull, the mean and the memory as if T were
+    smaller, whatever its row and its loss hold; its weight is zero. A zero row, by contrast, is a task that is present
+    and stationary: MGDA stands still there. Where all primaries of a method with roles are absent, nothing is followed
+    in their place. `for_tasks` fixes the tasks of a group of parameters, `freeze` leaves parameters out.
+
+    A loss scale must leave the rows before this, `task_grads / scale` in float32, not the update behind it: methods
+    whose update has a length of its own (`nash_mtl`, `fairgrad`, `inverse_norm`) would step 1/scale as far.
+
     Args:
       weighting: A function of a Gram matrix, a `typing.StatefulWeighting`, a `typing.RowMethod`, or a
         `typing.Method` with one of these, its certificate and its groups. Whatever parameter it names besides is
-        handed to it from `tx.update(..., name=value)`; `log2_scale` and `present` come from the step itself.
+        handed to it from `tx.update(..., name=value)`; `log2_scale` and `present` come from the step itself. One
+        that does not name `present` sees, in the place of an absent row, the mean of the others in its group, and
+        what it gives to that goes to them.
       num_tasks: T. If given, T is checked, and the state keeps `gram`, `weights`, `gap` and
         `num_nonfinite` of the last step (`AggregateState`; no Gram matrix for a method that does not read it). If
         not, the state is empty and any T goes; a method with memory needs it.
       axis_name: Mesh axis (or axes) over which parameters are split inside `shard_map`.
       nonfinite: What to do when a task's gradient has a NaN or an infinity. `"propagate"` lets it through;
-        `"skip"` makes the update zero and leaves the method's memory alone; `"drop_task"` leaves the row out
-        of this step (all rows out: zero update, memory left alone).
+        `"skip"` makes the update zero and leaves the method's memory alone; `"drop_task"` leaves the task out
+        of this step, as if it were absent, also where only its loss is not finite (all out: zero update, memory left
+        alone).
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose `update` takes leaves `(T, *param_shape)` and returns

@@ -74,7 +74,7 @@ def test_pcd_projects_normalised_gradients_step_after_step(tau):
         expected = expected_pcd(exact, np.sqrt(mean_square / (1 - 0.9**step)), tau)
         error = np.linalg.norm(np.asarray(weights, np.float64) @ exact - expected)
         assert error <= 1e-4 * np.linalg.norm(expected), (step, error)
-        assert state.gap <= 1e-5 and state.num_steps == step
+        assert state.gap <= 1e-5 and np.all(state.num_steps == step)
 
 
 def test_pcd_says_when_no_direction_keeps_the_guarantee():
