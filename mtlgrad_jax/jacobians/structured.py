@@ -42,7 +42,7 @@ class Structured:
     row: Partial  # i ↦ the gradient of loss i with respect to the leaves in plan.large
     taps: Nested  # what entered the layers
     losses: jax.Array  # (R,)
-    zeros: list[jax.Array]  # the update of the leaves that have no gradient
+    zeros: list[jax.Array | None]  # the update of the leaves that have no gradient
     where: Trainable
     plan: Plan
     own_taps: bool  # one set of taps for every row
@@ -96,7 +96,8 @@ class Structured:
 
     def _beside_each_other(self):
         """Return the Gram matrix of everything but `plan.large`."""
-        parts = self.plan.parts(*self.rows_and_deltas(), self.taps, self.own_taps)
+        gradients, deltas = self.rows_and_deltas()
+        parts = self.plan.parts(gradients, deltas, self.taps, self.own_taps)
         if not parts:
             return jnp.zeros((len(self.losses),) * 2, widest([self.losses])), jnp.int32(0)
         rows = [part.right for part in parts]

@@ -11,7 +11,7 @@ import optax
 from mtlgrad_jax.ground.leaves import is_inexact, shapes
 from mtlgrad_jax.ground.meshes import split_axes
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.transforms._metric import check_metric, metric_of
+from mtlgrad_jax.transforms._metric import MetricName, check_metric, metric_of
 from mtlgrad_jax.transforms._projection import Margins, project, project_rows
 from mtlgrad_jax.transforms.accumulate import AccumulateState
 from mtlgrad_jax.typing import Jacobian, PyTree, StepRecord
@@ -28,7 +28,7 @@ def guard(
     optimizer: optax.GradientTransformation,
     num_tasks: int | None = None,
     *,
-    metric: str | Callable[[PyTree], PyTree] = "euclidean",
+    metric: MetricName | Callable[[PyTree], PyTree] = "euclidean",
     protected: Sequence[int] | Sequence[bool] | jax.Array | None = None,
     progress: float = 0.0,
     slack: float | Sequence[float] = 0.0,
@@ -118,7 +118,7 @@ def guard_step(
     updates: PyTree,
     state: PyTree = (),
     *,
-    metric: str | Callable[[PyTree], PyTree] = "euclidean",
+    metric: MetricName | Callable[[PyTree], PyTree] = "euclidean",
     protected: Sequence[int] | Sequence[bool] | jax.Array | None = None,
     present: jax.Array | None = None,
     progress: float = 0.0,
@@ -156,14 +156,14 @@ def guard_step(
       (Array([ 0., -1.], dtype=float32), Array([0.  , 0.25], dtype=float32))
     """
     check_metric(metric)
-    jac = jac.at_parameters() if hasattr(jac, "at_parameters") else jac
+    jac = getattr(jac, "at_parameters", lambda: jac)()
     gram, log2_scale = jac.scaled_gram()
     step = jax.tree.map(jnp.negative, updates)
     axis_name = split_axes([leaf for leaf in jax.tree.leaves(step) if is_inexact(leaf)], gram)
     kept = _kept(protected, present, gram.shape[0])
-    metric = metric_of(metric, state, step, axis_name)
+    chosen = metric_of(metric, state, step, axis_name)
     margins = Margins(progress, slack)
-    taken, record = project(jac, gram, log2_scale, step, kept, margins=margins, metric=metric, axis_name=axis_name)
+    taken, record = project(jac, gram, log2_scale, step, kept, margins=margins, metric=chosen, axis_name=axis_name)
     return jax.tree.map(jnp.negative, taken), record
 
 
