@@ -70,11 +70,11 @@ class Structured:
         pull_back = isolated(self.pull_back, self.losses)
         return self.where.merge(pull_back(weights.astype(self.losses.dtype)), self.zeros)
 
-    def push(self, tree: PyTree) -> jax.Array:
+    def push(self, direction: PyTree) -> jax.Array:
         """Return Jv, so that `push(combine(w))` is Gw: one forward pass, the transpose of the backward one.
 
         Args:
-          tree: v, like the parameters.
+          direction: v, like the parameters.
 
         Returns:
           Shape `(R,)`.
@@ -82,7 +82,7 @@ class Structured:
         Raises:
           ValueError: If the backward pass is not linear, or a kernel.
         """
-        leaves, _ = self.where.split(tree)
+        leaves, _ = self.where.split(direction)
         return push_forward(self.pull_back, self.losses, leaves)
 
     def row_lengths(self) -> jax.Array:

@@ -14,7 +14,7 @@ from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.transforms._metric import MetricName, check_metric, metric_of
 from mtlgrad_jax.transforms._projection import Margins, project, project_rows
 from mtlgrad_jax.transforms.accumulate import AccumulateState
-from mtlgrad_jax.typing import Jacobian, PyTree, StepRecord
+from mtlgrad_jax.typing import Jacobian, PerTask, PyTree, StepRecord
 
 
 class GuardState(NamedTuple):
@@ -29,9 +29,9 @@ def guard(
     num_tasks: int | None = None,
     *,
     metric: MetricName | Callable[[PyTree], PyTree] = "euclidean",
-    protected: Sequence[int] | Sequence[bool] | jax.Array | None = None,
+    protected: Sequence[int] | Sequence[bool] | jax.Array | np.ndarray | None = None,
     progress: float = 0.0,
-    slack: float | Sequence[float] = 0.0,
+    slack: PerTask = 0.0,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Run an optimiser and project its update onto what hurts no protected task.
@@ -119,10 +119,10 @@ def guard_step(
     state: PyTree = (),
     *,
     metric: MetricName | Callable[[PyTree], PyTree] = "euclidean",
-    protected: Sequence[int] | Sequence[bool] | jax.Array | None = None,
+    protected: Sequence[int] | Sequence[bool] | jax.Array | np.ndarray | None = None,
     present: jax.Array | None = None,
     progress: float = 0.0,
-    slack: float | Sequence[float] = 0.0,
+    slack: PerTask = 0.0,
 ) -> tuple[PyTree, StepRecord]:
     """Project an optimiser's update onto what hurts no protected task, whatever way J is held.
 

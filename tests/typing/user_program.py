@@ -177,7 +177,7 @@ values, update, info = mtl.descent_direction(losses_fn, params, mtl.weightings.m
 mtl.descent_direction(
     losses_fn, params, mtl.weightings.mgda, batch, method=partial(mtl.jacobians.matrix_free.linearize, chunk_size=2)
 )
-gap: jax.Array = info.gap
+gap: jax.Array | None = info.gap
 remembered: FamoState = info.memory
 
 
