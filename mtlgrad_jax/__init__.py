@@ -15,14 +15,16 @@
 | p      | `preference` | `(T,)`                    | how much each task matters; uniform, sums to one    |
 
 A method is one file, `mtl.methods.NAME`: its weights are `mtl.weightings.NAME(gram)`, a pure function of the Gram
-matrix, its Optax transformation is `mtl.NAME()`, and `mtl.methods.catalogue()` is the table of all. `mtl.diagnostics`
-tells what a step did; `mtl.plots` draws it, and is imported when it is first asked for.
+matrix, its Optax transformation is `mtl.NAME()`, and `mtl.methods.catalogue()` is the table of all. `mtl.fronts`
+trains many trade-offs at once. `mtl.diagnostics` tells what a step did; `mtl.plots` draws it, and is imported when it
+is first asked for.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
 from mtlgrad_jax import diagnostics as diagnostics
+from mtlgrad_jax import fronts as fronts
 from mtlgrad_jax import jacobians as jacobians
 from mtlgrad_jax import methods as methods
 from mtlgrad_jax import solvers as solvers
@@ -41,11 +43,13 @@ from mtlgrad_jax.methods.cagrad import cagrad as cagrad
 from mtlgrad_jax.methods.conflict_free import conflict_free as conflict_free
 from mtlgrad_jax.methods.constant import constant as constant
 from mtlgrad_jax.methods.cosine_gate import cosine_gate as cosine_gate
+from mtlgrad_jax.methods.cosmos import cosmos as cosmos
 from mtlgrad_jax.methods.cr_mogm import cr_mogm as cr_mogm
 from mtlgrad_jax.methods.dcgd import dcgd as dcgd
 from mtlgrad_jax.methods.dualproj import dualproj as dualproj
 from mtlgrad_jax.methods.dwa import dwa as dwa
 from mtlgrad_jax.methods.dynamic_barrier import dynamic_barrier as dynamic_barrier
+from mtlgrad_jax.methods.epo import epo as epo
 from mtlgrad_jax.methods.excess_mtl import excess_mtl as excess_mtl
 from mtlgrad_jax.methods.fairgrad import fairgrad as fairgrad
 from mtlgrad_jax.methods.famo import famo as famo
@@ -65,6 +69,7 @@ from mtlgrad_jax.methods.moco import moco as moco
 from mtlgrad_jax.methods.modo import modo as modo
 from mtlgrad_jax.methods.momentum_conflict_free import momentum_conflict_free as momentum_conflict_free
 from mtlgrad_jax.methods.nash_mtl import nash_mtl as nash_mtl
+from mtlgrad_jax.methods.pbi import pbi as pbi
 from mtlgrad_jax.methods.pcd import pcd as pcd
 from mtlgrad_jax.methods.pcgrad import pcgrad as pcgrad
 from mtlgrad_jax.methods.primary_aux import primary_aux as primary_aux

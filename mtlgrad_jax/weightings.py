@@ -2,13 +2,14 @@
 
 `mtl.weightings.NAME(gram)` is what the Optax transformation `mtl.NAME()` applies; `mtl.methods.catalogue()` is the
 table of all. Methods that need the rows of J have no weights of their own. Any weighting can be wrapped: `every_k`
-(reuse the weights), `smoothed` (average them over steps), `normalized` (gradients of unit length); `keyed` gives a
-random one its keys.
+(reuse the weights), `smoothed` (average them over steps), `normalized` (gradients of unit length, or of a power of it),
+`on_log_losses` (logarithms of the losses, with their gradients); `keyed` gives a random one its keys.
 """
 
 from mtlgrad_jax.combinators.every_k import every_k
 from mtlgrad_jax.combinators.keyed import keyed
 from mtlgrad_jax.combinators.normalized import normalized
+from mtlgrad_jax.combinators.on_log_losses import on_log_losses
 from mtlgrad_jax.combinators.smoothed import smoothed
 from mtlgrad_jax.methods.aligned_mtl import weights as aligned_mtl
 from mtlgrad_jax.methods.aux_projection import weights as aux_projection
@@ -16,10 +17,12 @@ from mtlgrad_jax.methods.cagrad import weights as cagrad
 from mtlgrad_jax.methods.conflict_free import weights as conflict_free
 from mtlgrad_jax.methods.constant import weights as constant
 from mtlgrad_jax.methods.cosine_gate import weights as cosine_gate
+from mtlgrad_jax.methods.cosmos import weights as cosmos
 from mtlgrad_jax.methods.dcgd import weights as dcgd
 from mtlgrad_jax.methods.dualproj import weights as dualproj
 from mtlgrad_jax.methods.dwa import weighting as dwa
 from mtlgrad_jax.methods.dynamic_barrier import weights as dynamic_barrier
+from mtlgrad_jax.methods.epo import weights as epo
 from mtlgrad_jax.methods.fairgrad import weights as fairgrad
 from mtlgrad_jax.methods.famo import weighting as famo
 from mtlgrad_jax.methods.geometric import weights as geometric
@@ -35,6 +38,7 @@ from mtlgrad_jax.methods.mean import weights as mean
 from mtlgrad_jax.methods.mgda import weights as mgda
 from mtlgrad_jax.methods.modo import weighting as modo
 from mtlgrad_jax.methods.nash_mtl import weights as nash_mtl
+from mtlgrad_jax.methods.pbi import weights as pbi
 from mtlgrad_jax.methods.pcd import weighting as pcd
 from mtlgrad_jax.methods.pcgrad import weights as pcgrad
 from mtlgrad_jax.methods.primary_aux import weights as primary_aux
@@ -53,10 +57,12 @@ __all__ = [
     "conflict_free",
     "constant",
     "cosine_gate",
+    "cosmos",
     "dcgd",
     "dualproj",
     "dwa",
     "dynamic_barrier",
+    "epo",
     "every_k",
     "fairgrad",
     "famo",
@@ -75,6 +81,8 @@ __all__ = [
     "modo",
     "nash_mtl",
     "normalized",
+    "on_log_losses",
+    "pbi",
     "pcd",
     "pcgrad",
     "primary_aux",

@@ -24,8 +24,9 @@ ALLOWED = {
     "methods": BELOW_STEP | {"step", "transforms", "combinators"},
     "weightings": {"methods", "combinators"},
     "descent": BELOW_STEP | {"step"},
+    "fronts": BELOW_STEP | {"step", "descent"},
     "diagnostics": GROUND | {"typing", "solvers"},
-    "plots": GROUND | {"typing", "diagnostics"},
+    "plots": GROUND | {"typing", "diagnostics", "fronts"},
 }
 RUN_TIME = {"jax", "numpy", "optax", "mtlgrad_jax"} | set(sys.stdlib_module_names)
 EXTRAS = {"plots": {"matplotlib"}}

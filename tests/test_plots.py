@@ -187,3 +187,29 @@ def test_one_sentence_without_matplotlib():
     assert run.stderr.splitlines()[-1] == (
         'ImportError: mtlgrad_jax.plots needs Matplotlib, which is not installed: pip install "mtlgrad_jax[plots]"'
     )
+
+
+def test_trade_offs_in_two_losses():
+    losses = np.array([[1.0, 3.0], [2.0, 2.0], [2.5, 2.5], [3.0, 1.0]])
+    paths = np.stack([losses + 1, losses])
+    reference = np.array([4.0, 4.0])
+    ax = plots.trade_offs(paths, rays=losses, reference=reference, pareto=losses[[0, 1, 3]] - 0.1, chosen=1)
+    assert_explains_itself(ax)
+    assert labels(ax) == ["Pareto front", "rays", "hypervolume", "reference", "members", "dominated", "chosen"]
+    np.testing.assert_array_equal(line(ax, "members"), losses[[0, 1, 3]])
+    np.testing.assert_array_equal(line(ax, "dominated"), losses[[2]])
+    np.testing.assert_array_equal(line(ax, "chosen"), losses[[1]])
+    (area,) = ax.collections
+    corners = area.get_paths()[0].vertices
+    shoelace = np.sum(corners[:-1, 0] * corners[1:, 1] - corners[1:, 0] * corners[:-1, 1]) / 2
+    np.testing.assert_allclose(abs(shoelace), mtl.fronts.hypervolume(losses.astype(np.float32), reference), rtol=1e-5)
+
+
+def test_trade_offs_in_three_losses():
+    losses = np.eye(3) + 0.1
+    ax = plots.trade_offs(np.stack([2 * losses, losses]), rays=losses, reference=np.full(3, 2.0), pareto=losses)
+    assert ax.get_zlabel() == "loss of task 3"
+    assert labels(ax) == ["Pareto front", "rays", "reference", "members"]
+    ax.figure.draw_without_rendering()
+    with pytest.raises(ValueError, match="two or three losses"):
+        plots.trade_offs(np.ones((2, 4)))

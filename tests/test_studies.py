@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PUBLISHED = ("two_loss_toy", "jacobian_descent_trajectories", "closed_form_ground")
+PUBLISHED = ("two_loss_toy", "jacobian_descent_trajectories", "closed_form_ground", "fronts")
 
 
 @pytest.fixture

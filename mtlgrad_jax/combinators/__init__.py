@@ -1,1 +1,1 @@
-"""What turns any weighting into another: `every_k`, `smoothed`, `normalized`, and `keyed` for a random one."""
+"""What turns a weighting into another: `every_k`, `smoothed`, `normalized`, `on_log_losses`, `keyed`."""

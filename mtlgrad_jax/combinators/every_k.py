@@ -45,12 +45,12 @@ def every_k(weighting: Weighting | StatefulWeighting, k: int) -> StatefulWeighti
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> tx = mtl.aggregate(mtl.weightings.every_k(mtl.weightings.mgda, 2), num_tasks=2)
       >>> state = tx.init(jnp.zeros(2))
-      >>> for longer in (1.0, 3.0, 3.0):
+      >>> for longer in (1.0, 2.0, 2.0):
       ...     _, state = tx.update(jnp.diag(jnp.array([1.0, longer])), state)
-      ...     print(state.weights.round(1))
+      ...     print(state.weights.round(2))
       [0.5 0.5]
       [0.5 0.5]
-      [0.9 0.1]
+      [0.8 0.2]
 
     References:
       Navon et al., arXiv 2202.01017, section 5, for Nash-MTL.

@@ -73,6 +73,7 @@ def _squared_lengths(leaves, exponents, dtype, axis_name):
 def rows_are_finite(task_grads: PyTree, *, axis_name: AxisName = None) -> jax.Array:
     """Tell for every task whether its gradient is finite, booleans of shape `(T,)`."""
     leaves = [leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)]
+    check_axes(leaves, axis_name)
     flags = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
     return all_of_pieces(flags, axis_name)
 

@@ -1,4 +1,4 @@
-"""The preference vector p: how much each task matters."""
+"""The preference vector p: how much each task matters; and the ray r: in which proportion the losses should end."""
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,32 @@ def resolve(preference: PerTask | None, gram: Gram) -> jax.Array:
     if p.shape != (num_tasks,):
         raise ValueError(f"expected preference of shape ({num_tasks},), one number per task, got {p.shape}.")
     return check_nonnegative(p, "preference", preference)
+
+
+def resolve_positive(preference: PerTask | None, gram: Gram, *, name: str = "preference") -> jax.Array:
+    """Return p as `resolve` does where the method divides by it: positive, and summing to one.
+
+    Args:
+      preference: Shape `(T,)`, of any sum, or None.
+      gram: G, shape `(T, T)`.
+      name: What the user calls it.
+
+    Returns:
+      p, shape `(T,)`, at least ε times its largest entry, which is what a traced zero becomes.
+
+    Raises:
+      ValueError: If `preference` is not of shape `(T,)` or known to have an entry that is not positive.
+    """
+    num_tasks = check_gram(gram)
+    if preference is None:
+        return jnp.full_like(gram[0], 1 / num_tasks)
+    p = jnp.asarray(preference, gram.dtype)
+    if p.shape != (num_tasks,):
+        raise ValueError(f"expected {name} of shape ({num_tasks},), one number per task, got {p.shape}.")
+    if not isinstance(preference, Tracer) and not np.all(np.asarray(preference) > 0):
+        raise ValueError(f"expected {name} to be positive, one number per task, got {preference}.")
+    p = jnp.maximum(p, jnp.finfo(p.dtype).eps * jnp.max(p))
+    return p / jnp.sum(p)
 
 
 def check_nonnegative(values: jax.Array, name: str, given: PerTask) -> jax.Array:

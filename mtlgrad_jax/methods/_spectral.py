@@ -20,19 +20,21 @@ def decompose(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return jnp.where(kept, values, 1), vectors, kept
 
 
-def equal_cosines(correlation: jax.Array, present: jax.Array) -> jax.Array:
-    """Return β = C⁺1: the combination of unit gradients that has inner product one with each of them.
+def equal_cosines(correlation: jax.Array, present: jax.Array, target: jax.Array | None = None) -> jax.Array:
+    """Return β = C⁺t: the combination of unit gradients that has these inner products with them, one by default.
 
     Args:
       correlation: C, shape `(T, T)`, unit diagonal.
       present: Boolean, shape `(T,)`; rows without a gradient are left out.
+      target: t, shape `(T,)`; ones by default.
 
     Returns:
       β, shape `(T,)`; the least-squares answer if there is no exact one, zero if that is zero up to rounding.
     """
     num_tasks = present.shape[0]
     values, vectors, kept = decompose(jnp.where(present[:, None] & present[None, :], correlation, 0))
-    along = dot(vectors.T, present.astype(correlation.dtype))
+    wanted = present.astype(correlation.dtype) if target is None else jnp.where(present, target, 0)
+    along = dot(vectors.T, wanted)
     share = jnp.where(kept, along / values, 0)
     answered = dot(share, along) > 8 * num_tasks * jnp.finfo(correlation.dtype).eps
     return jnp.where(answered & present, dot(vectors, share), 0)

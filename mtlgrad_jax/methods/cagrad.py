@@ -10,14 +10,17 @@ import optax
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import max_min_gap, max_min_in_ball
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims(
     "best worst case near the mean",
     keeps="PZF",
     sums_to="1 + c",
     costs="program",
-    variants={"wide": {"options": lambda num_tasks: {"c": 1.0, "rescale": "1+c^2"}, "keeps": "PF"}},
+    variants={
+        "wide": {"options": lambda num_tasks: {"c": 1.0, "rescale": "1+c^2"}, "keeps": "PF"},
+        "preference": {"options": lambda num_tasks: {"preference": jnp.arange(1.0, num_tasks + 1)}, "keeps": "F"},
+    },
 )
 
 
@@ -25,26 +28,30 @@ Rescale = Literal["none", "1+c", "1+c^2"]
 RESCALES = get_args(Rescale)
 
 
-def weights(gram: Gram, *, c: jax.Array | float = 0.4, rescale: Rescale = "none") -> Weights:
+def weights(
+    gram: Gram, *, c: jax.Array | float = 0.4, rescale: Rescale = "none", preference: PerTask | None = None
+) -> Weights:
     """Weigh tasks so that the worst-off task gains most among updates near the average gradient.
 
     With c = 0 it is the mean; as c grows it approaches the direction of MGDA. It may hurt a task when c < 1.
 
-    max_d min_i ⟨gᵢ,d⟩  s.t.  ‖d − g₀‖ ≤ c‖g₀‖;   d = g₀ + c‖g₀‖/‖g_α‖·g_α,  α = argmin_{α∈Δ} g_αᵀg₀ + c‖g₀‖‖g_α‖
+    max_d min_i ⟨gᵢ,d⟩  s.t.  ‖d − g₀‖ ≤ c‖g₀‖, g₀ = Jᵀp;
+    d = g₀ + c‖g₀‖/‖g_α‖·g_α,  α = argmin_{α∈Δ} g_αᵀg₀ + c‖g₀‖‖g_α‖
 
     Args:
       gram: G = JJᵀ, shape `(T, T)`.
       c: Radius of the ball relative to the average gradient g₀.
       rescale: The update is divided by 1 (`"none"`, the paper's algorithm), 1 + c or 1 + c² (options of the
         official code, which uses 1 + c² in its multi-task experiments).
+      preference: p, shape `(T,)`, of the average g₀; 1/T each by default.
 
     Returns:
-      w = 1/T + c‖g₀‖/‖g_α‖·α, shape `(T,)`; sums to 1 + c when all tasks agree, divided as `rescale` says.
+      w = p + c‖g₀‖/‖g_α‖·α, shape `(T,)`; sums to 1 + c when all tasks agree, divided as `rescale` says.
       Where g_α = 0 (Pareto stationary) the formula has no value and published code returns zero or g₀: here it
       is the optimal d nearest to g₀, which hurts no task if one in the ball does not.
 
     Raises:
-      ValueError: If `rescale` is unknown or `c` a negative number.
+      ValueError: If `rescale` is unknown, `c` a negative number, or `preference` not of shape `(T,)` or negative.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
@@ -55,13 +62,20 @@ def weights(gram: Gram, *, c: jax.Array | float = 0.4, rescale: Rescale = "none"
     References:
       Liu et al., "Conflict-averse gradient descent for multi-task learning", arXiv 2110.14048.
     """
-    p = _preference.resolve(None, gram)
+    p = _preference.resolve(preference, gram)
     if isinstance(c, int | float) and not c >= 0:
         raise ValueError(f"cagrad expected c of at least zero, got {c}; c = 0 is the mean.")
     return (p + max_min_in_ball(gram, p, c).x) / _divisor(c, rescale, gram)
 
 
-def cagrad_gap(gram: Gram, weights: Weights, *, c: jax.Array | float = 0.4, rescale: Rescale = "none") -> jax.Array:
+def cagrad_gap(
+    gram: Gram,
+    weights: Weights,
+    *,
+    c: jax.Array | float = 0.4,
+    rescale: Rescale = "none",
+    preference: PerTask | None = None,
+) -> jax.Array:
     """Measure how far weights are from CAGrad's, by the duality gap of its program.
 
     Args:
@@ -69,6 +83,7 @@ def cagrad_gap(gram: Gram, weights: Weights, *, c: jax.Array | float = 0.4, resc
       weights: What `cagrad` returned, shape `(T,)`.
       c: As in `cagrad`.
       rescale: As in `cagrad`.
+      preference: As in `cagrad`.
 
     Returns:
       A non-negative scalar, see `max_min_gap`.
@@ -79,7 +94,7 @@ def cagrad_gap(gram: Gram, weights: Weights, *, c: jax.Array | float = 0.4, resc
       >>> float(cagrad_gap(jnp.eye(2), jnp.array([0.5, 0.5]), c=0.0))
       0.0
     """
-    p = _preference.resolve(None, gram)
+    p = _preference.resolve(preference, gram)
     return max_min_gap(gram, p, c, jnp.maximum(weights * _divisor(c, rescale, gram) - p, 0))
 
 
@@ -94,6 +109,7 @@ def cagrad(
     *,
     c: jax.Array | float = 0.4,
     rescale: Rescale = "none",
+    preference: PerTask | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
@@ -104,6 +120,7 @@ def cagrad(
       c: Radius of the ball relative to the average gradient g₀.
       rescale: The update is divided by 1 (`"none"`, the paper's algorithm), 1 + c or 1 + c² (options of the
         official code, which uses 1 + c² in its multi-task experiments).
+      preference: p, shape `(T,)`, of the average g₀; 1/T each by default.
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`.
 
@@ -117,9 +134,6 @@ def cagrad(
       >>> update.shape, state.weights.shape
       ((3,), (2,))
     """
-    return aggregate(
-        Method(partial(weights, c=c, rescale=rescale), partial(cagrad_gap, c=c, rescale=rescale)),
-        num_tasks,
-        axis_name=axis_name,
-        nonfinite=nonfinite,
-    )
+    options = {"c": c, "rescale": rescale, "preference": preference}
+    method = Method(partial(weights, **options), partial(cagrad_gap, **options))
+    return aggregate(method, num_tasks, axis_name=axis_name, nonfinite=nonfinite)

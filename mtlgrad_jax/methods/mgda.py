@@ -10,18 +10,22 @@ from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import check_gram, reciprocal, row_norms
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
+from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_losses
 from mtlgrad_jax.solvers import min_norm
 from mtlgrad_jax.solvers.certificates import min_norm_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Solver, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, PerTask, Solver, Weights
 
 CLAIMS = Claims(
     "shortest convex combination",
     keeps="CPF",
     sums_to="1",
     costs="program",
-    variants={"l2": {"options": lambda num_tasks: {"normalization": "l2"}, "degree": -1}},
+    variants={
+        "l2": {"options": lambda num_tasks: {"normalization": "l2"}, "degree": -1},
+        "preference": {"options": lambda num_tasks: {"preference": jnp.arange(1.0, num_tasks + 1)}, "keeps": "CF"},
+    },
 )
 
 
@@ -33,6 +37,7 @@ def weights(
     gram: Gram,
     *,
     normalization: Normalization = "none",
+    preference: PerTask | None = None,
     losses: ArrayLike | None = None,
     log2_scale: jax.Array | int = 0,
     solver: Solver = min_norm,
@@ -42,22 +47,25 @@ def weights(
     The update has a non-negative inner product with every gradient, at least its own squared length;
     it is zero only where no direction improves all tasks (Pareto stationarity).
 
-    α* = argmin_{α∈Δ} ‖Σ αᵢ gᵢ/nᵢ‖²,   wᵢ = αᵢ*/nᵢ
+    α* = argmin_{α∈Δ} ‖Σ αᵢ gᵢ/(T pᵢ nᵢ)‖²,   wᵢ = αᵢ*/(T pᵢ nᵢ);   u is along the d of length one with the largest
+    minᵢ ⟨gᵢ,d⟩/(pᵢ nᵢ)
 
     Args:
       gram: G = JJᵀ, shape `(T, T)`.
       normalization: nᵢ is 1 (`"none"`), ‖gᵢ‖ (`"l2"`), Lᵢ (`"loss"`) or Lᵢ‖gᵢ‖ (`"loss+"`).
+      preference: p, shape `(T,)`, positive, in what proportion the tasks should gain; 1/T each by default.
       losses: L, shape `(T,)`, positive; needed for `"loss"` and `"loss+"`.
       log2_scale: k, if `gram` is that of 2⁻ᵏJ.
       solver: A function of a Gram matrix returning a `Solution`; exact by default.
 
     Returns:
-      w, shape `(T,)`. With `"none"` the weights sum to one. With the others they are in units of 1/nᵢ, so
+      w, shape `(T,)`. With `"none"` and no preference they sum to one. With the others they are in units of 1/nᵢ, so
       that the update Jᵀw is conflict-free; published code applies α to the raw gradients, which is not.
       A zero gradient counts as nᵢ = 1: its task is stationary and takes all the weight.
 
     Raises:
-      ValueError: If `normalization` is unknown, or losses are missing or of the wrong shape.
+      ValueError: If `normalization` is unknown, or losses are missing, or losses or `preference` are of the
+        wrong shape or not positive.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
@@ -72,11 +80,13 @@ def weights(
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"expected normalization to be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}.")
     check_gram(gram)
-    if normalization == "none":
+    if normalization == "none" and preference is None:
         return solver(gram).x
     unit = jnp.ones_like(gram[0])
+    if preference is not None:
+        unit = gram.shape[0] * _preference.resolve_positive(preference, gram)
     if normalization.startswith("loss"):
-        unit = check_losses(losses, gram, f"mgda with normalization={normalization!r}")
+        unit = unit * check_losses(losses, gram, f"mgda with normalization={normalization!r}")
     if normalization in ("l2", "loss+"):
         lengths = row_norms(gram)
         unit = unit * jnp.where(lengths > 0, lengths, 1)
@@ -91,6 +101,7 @@ def mgda(
     num_tasks: int | None = None,
     *,
     normalization: Normalization = "none",
+    preference: PerTask | None = None,
     solver: Solver | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
@@ -101,6 +112,7 @@ def mgda(
       num_tasks: T, see `aggregate`.
       normalization: `"none"`, `"l2"`, `"loss"` or `"loss+"`, see `weightings.mgda`; the last two need
         `tx.update(..., losses=losses)`.
+      preference: p, shape `(T,)`, positive, in what proportion the tasks should gain; 1/T each by default.
       solver: The solver of the inner program; exact by default. (None rather than a function, because
         `optax.inject_hyperparams` takes functions for schedules; list it in static_args there.)
       axis_name: See `aggregate`.
@@ -108,8 +120,8 @@ def mgda(
 
     Returns:
       An Optax transformation of stacked task gradients. At a Pareto stationary point, and when a task's
-      gradient is zero, its update is zero. `gap` is the Frank–Wolfe gap (with a normalisation, the deepest
-      conflict).
+      gradient is zero, its update is zero. `gap` is the Frank–Wolfe gap (with a normalisation or a
+      preference, the deepest conflict).
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
@@ -118,6 +130,7 @@ def mgda(
       >>> state.weights
       Array([0.6, 0.4], dtype=float32)
     """
-    weigh = partial(weights, normalization=normalization, solver=solver or min_norm)
-    method = Method(weigh, certificate=min_norm_gap if normalization == "none" else None)
+    weigh = partial(weights, normalization=normalization, preference=preference, solver=solver or min_norm)
+    plain = normalization == "none" and preference is None
+    method = Method(weigh, certificate=min_norm_gap if plain else None)
     return aggregate(method, num_tasks, axis_name=axis_name, nonfinite=nonfinite)

@@ -8,24 +8,41 @@ import optax
 
 from mtlgrad_jax.ground.grams import dot, reciprocal
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
+from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.solvers import alpha_fair, fairness_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Method, Nonfinite, PerTask, Weights
 
-CLAIMS = Claims("Nash bargain", keeps="CPF", sums_to="min(√T, 1)/‖g‖", costs="Newton", degree=-1)
+CLAIMS = Claims(
+    "Nash bargain",
+    keeps="CPF",
+    sums_to="min(√T, 1)/‖g‖",
+    costs="Newton",
+    variants={
+        "preference": {"options": lambda num_tasks: {"preference": jnp.arange(1.0, num_tasks + 1)}, "keeps": "CF"}
+    },
+    degree=-1,
+)
 
 
-def weights(gram: Gram, *, max_norm: jax.Array | float | None = 1.0, log2_scale: jax.Array | int = 0) -> Weights:
+def weights(
+    gram: Gram,
+    *,
+    max_norm: jax.Array | float | None = 1.0,
+    preference: PerTask | None = None,
+    log2_scale: jax.Array | int = 0,
+) -> Weights:
     """Weigh tasks by the Nash bargaining solution, in which the product of their gains is largest.
 
-    Rescaling a loss changes nothing, and no task is hurt: every one gains ⟨gᵢ,u⟩ = 1/wᵢ.
+    Rescaling a loss changes nothing, and no task is hurt: every one gains ⟨gᵢ,u⟩ = Tpᵢ/wᵢ.
 
-    max_u Σ log⟨gᵢ,u⟩  in a ball;   Gw = 1/w,  w > 0
+    max_u Σ pᵢ log⟨gᵢ,u⟩  in a ball;   Gw = Tp/w,  w > 0
 
     Args:
       gram: G = JJᵀ, shape `(T, T)`.
       max_norm: Longest update; the solution of Gw = 1/w always has length √T, so that for values below it the
         update has exactly this length. None for no limit.
+      preference: p, shape `(T,)`, non-negative, the bargaining power of each task; 1/T each by default.
       log2_scale: k, if `gram` is that of 2⁻ᵏJ.
 
     Returns:
@@ -35,7 +52,7 @@ def weights(gram: Gram, *, max_norm: jax.Array | float | None = 1.0, log2_scale:
       that factor in w, so that only its clipped updates are those of the paper.
 
     Raises:
-      ValueError: If `gram` is not square.
+      ValueError: If `gram` is not square, or `preference` is not of shape `(T,)` or negative.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
@@ -43,9 +60,10 @@ def weights(gram: Gram, *, max_norm: jax.Array | float | None = 1.0, log2_scale:
       Array([0.5, 1. ], dtype=float32)
 
     References:
-      Navon et al., "Multi-task learning as a bargaining game", arXiv 2202.01017, claim 3.1.
+      Navon et al., "Multi-task learning as a bargaining game", arXiv 2202.01017, claim 3.1; with bargaining powers:
+      Kalai, "Nonsymmetric Nash solutions", Int. J. Game Theory 6 (1977).
     """
-    weights = alpha_fair(gram).x
+    weights = alpha_fair(gram, preference=_preference.resolve(preference, gram)).x
     if max_norm is not None:
         # The length belongs to 2⁻ᵏJ with its weights 2ᵏw: it needs no rescaling.
         length = jnp.sqrt(jnp.maximum(dot(weights, dot(gram, weights)), 0))
@@ -57,6 +75,7 @@ def nash_mtl(
     num_tasks: int | None = None,
     *,
     max_norm: jax.Array | float | None = 1.0,
+    preference: PerTask | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
@@ -66,11 +85,13 @@ def nash_mtl(
       num_tasks: T, see `aggregate`.
       max_norm: Longest update; the solution of Gw = 1/w always has length √T, so that for values below it the
         update has exactly this length. None for no limit.
+      preference: p, shape `(T,)`, the bargaining power of each task; 1/T each by default.
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`.
 
     Returns:
-      An Optax transformation of stacked task gradients. `gap` is the inequality of wᵢ⟨gᵢ,u⟩ among tasks.
+      An Optax transformation of stacked task gradients. `gap` is the inequality of wᵢ⟨gᵢ,u⟩/pᵢ among
+      tasks.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
@@ -79,6 +100,6 @@ def nash_mtl(
       >>> update.shape, state.weights.shape
       ((3,), (2,))
     """
-    return aggregate(
-        Method(partial(weights, max_norm=max_norm), fairness_gap), num_tasks, axis_name=axis_name, nonfinite=nonfinite
-    )
+    certificate = lambda gram, w: fairness_gap(gram, w, preference=_preference.resolve(preference, gram))
+    method = Method(partial(weights, max_norm=max_norm, preference=preference), certificate)
+    return aggregate(method, num_tasks, axis_name=axis_name, nonfinite=nonfinite)

@@ -1,14 +1,17 @@
 """PCGrad: project every gradient off those it conflicts with, one after the other, and add up."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
 from mtlgrad_jax.combinators.keyed import keyed
-from mtlgrad_jax.ground.grams import check_gram
+from mtlgrad_jax.ground.grams import check_gram, dot
+from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, Weights
+from mtlgrad_jax.typing import AxisName, Claims, Gram, Nonfinite, PerTask, Weights
 
 CLAIMS = Claims(
     "sum of gradients projected pairwise",
@@ -20,22 +23,26 @@ CLAIMS = Claims(
 )
 
 
-def weights(gram: Gram, key: jax.Array) -> Weights:
+def weights(gram: Gram, key: jax.Array, *, preference: PerTask | None = None) -> Weights:
     """Weigh tasks as projecting conflicting gradients does, in an order drawn at random.
 
     Each gᵢ starts as itself and visits the others in its own random order; from each that it conflicts with
     it is projected off. All of it happens on coefficients, since every gᵢ′ stays in the span of the rows.
 
-    gᵢ′ ← gᵢ′ + (−⟨gᵢ′,gⱼ⟩)₊/‖gⱼ‖² · gⱼ for all j ≠ i in random order,   u = Σ gᵢ′
+    gᵢ′ ← gᵢ′ + (−⟨gᵢ′,gⱼ⟩)₊/‖gⱼ‖² · gⱼ for all j ≠ i in random order,   u = Σ T pᵢ gᵢ′
 
     Args:
       gram: G = JJᵀ, shape `(T, T)`.
       key: A `jax.random.key`, see `keyed` for one per step.
+      preference: p, shape `(T,)`, of the sum of what the projections left; 1/T each by default.
 
     Returns:
-      w, shape `(T,)`. The weights sum to T when no two tasks conflict (then they are all one), and to more
-      otherwise. For T = 2 the update hurts no task and is twice that of `upgrad`; for more it may. A zero
-      gradient conflicts with nothing and gets weight one.
+      w, shape `(T,)`. The weights sum to T Σpᵢ when no two tasks conflict (then they are T pᵢ, all one by default), and
+      to more otherwise. For T = 2 the update hurts no task and is twice that of `upgrad`; for more it may. A zero
+      gradient conflicts with nothing and gets weight T pᵢ.
+
+    Raises:
+      ValueError: If `preference` is not of shape `(T,)` or negative.
 
     Example:
       >>> import jax, jax.numpy as jnp, mtlgrad_jax as mtl
@@ -59,7 +66,10 @@ def weights(gram: Gram, key: jax.Array) -> Weights:
         return coefficients + share[:, None] * jax.nn.one_hot(other, num_tasks, dtype=gram.dtype)
 
     start = jnp.eye(num_tasks, dtype=gram.dtype) + jnp.zeros_like(gram)
-    return jnp.sum(lax.fori_loop(0, num_tasks, visit, start), axis=0)
+    coefficients = lax.fori_loop(0, num_tasks, visit, start)
+    if preference is None:
+        return jnp.sum(coefficients, axis=0)
+    return num_tasks * dot(_preference.resolve(preference, gram), coefficients)
 
 
 def random_orders(key: jax.Array, num_tasks: int) -> jax.Array:
@@ -71,6 +81,7 @@ def pcgrad(
     num_tasks: int | None = None,
     *,
     key: jax.Array | int = 0,
+    preference: PerTask | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
@@ -79,6 +90,7 @@ def pcgrad(
     Args:
       num_tasks: T, see `aggregate`.
       key: An int seed or a `jax.random.key`; it lives in the state and every step draws anew.
+      preference: p, shape `(T,)`, of the sum of what the projections left; 1/T each by default.
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`.
 
@@ -92,4 +104,6 @@ def pcgrad(
       >>> state.weights
       Array([2.2222223, 1.5789473], dtype=float32)
     """
-    return aggregate(keyed(weights, key), num_tasks, axis_name=axis_name, nonfinite=nonfinite)
+    return aggregate(
+        keyed(partial(weights, preference=preference), key), num_tasks, axis_name=axis_name, nonfinite=nonfinite
+    )

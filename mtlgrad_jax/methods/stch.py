@@ -22,12 +22,14 @@ def weights(
     losses: ArrayLike | None = None,
     mu: float = 1.0,
     preference: PerTask | None = None,
+    ray: PerTask | None = None,
     ideal: ArrayLike = 0.0,
 ) -> Weights:
     """Weigh tasks so that the update is the gradient of the smooth Tchebycheff scalarisation.
 
     The largest weighted excess over the ideal losses counts most; a small μ looks at the worst task only, a
-    large one weighs by preference. Every Pareto optimal point is the minimum for some preference.
+    large one weighs by preference. Every Pareto optimal point is the minimum for some preference, and for a small μ it
+    lies where L − z is proportional to 1/p: p is an *inverse* ray. Who has a ray says `ray=`.
 
     min μ log Σ exp(pᵢ(Lᵢ − zᵢ)/μ),   wᵢ = pᵢ softmaxᵢ(p∘(L − z)/μ)
 
@@ -36,6 +38,7 @@ def weights(
       losses: L, shape `(T,)`, of any sign.
       mu: μ > 0, in the unit of a loss.
       preference: p, shape `(T,)`, positive; 1/T each by default.
+      ray: r in place of p, shape `(T,)`, the proportion in which the excesses should end: p = (1/r)/Σ(1/r).
       ideal: z, the lowest losses thought possible, a number or shape `(T,)`.
 
     Returns:
@@ -43,7 +46,8 @@ def weights(
       published code multiplies by T. A loss that is not finite gets weight zero.
 
     Raises:
-      ValueError: If losses are missing, or losses, preference or ideal are of the wrong shape.
+      ValueError: If losses are missing, or losses, preference, ray or ideal are of the wrong shape, or there are both a
+        preference and a ray.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
@@ -51,10 +55,11 @@ def weights(
       Array([0.25, 0.25], dtype=float32)
 
     References:
-      Lin et al., arXiv 2402.19078, (6).
+      Lin et al., arXiv 2402.19078, (6). Their multi-task code has no p and works on log(L/nadir): T² times
+      `on_log_losses(partial(stch, mu=mu / T, ideal=jnp.log(nadir)))`.
     """
     losses = check_losses(losses, gram, "stch")
-    share = _preference.resolve(preference, gram)
+    share = _share(preference, ray, gram)
     if jnp.ndim(ideal) > 0:
         ideal = check_losses(ideal, gram, "stch", name="ideal")
     usable = jnp.isfinite(losses)
@@ -63,11 +68,21 @@ def weights(
     return share * jax.nn.softmax(jnp.where(usable, jnp.clip(excess, -limit, limit), -jnp.inf))
 
 
+def _share(preference, ray, gram):
+    if ray is None:
+        return _preference.resolve(preference, gram)
+    if preference is not None:
+        raise ValueError("stch expected a preference or a ray, got both; a ray is the inverse of a preference.")
+    inverse = 1 / _preference.resolve_positive(ray, gram, name="ray")
+    return inverse / jnp.sum(inverse)
+
+
 def stch(
     num_tasks: int | None = None,
     *,
     mu: float = 1.0,
     preference: PerTask | None = None,
+    ray: PerTask | None = None,
     ideal: ArrayLike = 0.0,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
@@ -78,6 +93,7 @@ def stch(
       num_tasks: T, see `aggregate`.
       mu: μ > 0, in the unit of a loss; small for the worst task only.
       preference: p, shape `(T,)`; 1/T each by default.
+      ray: r in place of p, the proportion in which losses should end, for a small μ.
       ideal: z, the lowest losses thought possible.
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`.
@@ -93,7 +109,7 @@ def stch(
       Array([0.0912, 0.4088], dtype=float32)
     """
     return aggregate(
-        partial(weights, mu=mu, preference=preference, ideal=ideal),
+        partial(weights, mu=mu, preference=preference, ray=ray, ideal=ideal),
         num_tasks,
         axis_name=axis_name,
         nonfinite=nonfinite,

@@ -9,6 +9,7 @@
 | `conflicts`       | which pairs of gradients oppose each other, and whom the update hurts, over time |
 | `landscape`       | paths over two parameters, with contours of the losses and the Pareto set    |
 | `front`           | paths in loss space, with the Pareto front                                   |
+| `trade_offs`      | members of a population in two or three losses, with rays, reference and who is dominated |
 | `convergence`     | the gap of solvers against the number of iterations                          |
 
 Every function draws into the `ax` that it is given, or makes one, and returns it. Colours are those of Okabe and
@@ -29,6 +30,7 @@ from mtlgrad_jax.plots.cosines import cosines
 from mtlgrad_jax.plots.front import front
 from mtlgrad_jax.plots.geometry import geometry
 from mtlgrad_jax.plots.landscape import landscape
+from mtlgrad_jax.plots.trade_offs import trade_offs
 from mtlgrad_jax.plots.weight_triangle import weight_triangle
 from mtlgrad_jax.plots.weights import weights
 
@@ -40,6 +42,7 @@ __all__ = [
     "front",
     "geometry",
     "landscape",
+    "trade_offs",
     "weight_triangle",
     "weights",
 ]

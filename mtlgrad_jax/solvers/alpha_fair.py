@@ -22,22 +22,30 @@ class _Newton(NamedTuple):
 
 
 @jax.jit
-def alpha_fair(gram: Gram, *, alpha: jax.Array | float = 1.0, log2_scale: jax.Array | int = 0) -> Solution:
+def alpha_fair(
+    gram: Gram,
+    *,
+    alpha: jax.Array | float = 1.0,
+    preference: jax.Array | None = None,
+    log2_scale: jax.Array | int = 0,
+) -> Solution:
     """Find weights that are each the given power of the progress of their task.
 
     The stationarity conditions of a strictly convex program. Steps are shortened so that no weight falls by
     more than a fixed share, which makes every step a descent step without a line search.
 
-    (Gw)ᵢ = wᵢ^(−1/α),  w > 0;   min ½wᵀGw − Σ wᵢ^(1−1/α)/(1−1/α)   (α = 1: Σ log wᵢ)
+    (Gw)ᵢ = (wᵢ/Tpᵢ)^(−1/α),  w > 0;   min ½wᵀGw − Σ (Tpᵢ)^(1/α) wᵢ^(1−1/α)/(1−1/α)   (α = 1: Σ Tpᵢ log wᵢ)
 
     Args:
       gram: G = JJᵀ, shape `(T, T)`, float32 or float64.
       alpha: α > 0.
+      preference: p, shape `(T,)`, non-negative; 1/T each by default. A task with pᵢ = 0 is left out.
       log2_scale: k, if `gram` is that of 2⁻ᵏJ.
 
     Returns:
       `Solution(x, gap, num_steps)`: w, shape `(T,)`, in units of length^(−2α/(1+α)), and
-      gap = max_i |wᵢ^(1/α)(Gw)ᵢ − 1|. At a Pareto stationary point there is no answer: w = 0 and the gap is infinite.
+      gap = max_i |(wᵢ/Tpᵢ)^(1/α)(Gw)ᵢ − 1|. At a Pareto stationary point there is no answer: w = 0 and the gap is
+      infinite.
       A zero gradient gets weight zero and is left out. Input that is not finite gives NaN and an infinite gap.
       With α ≠ 1 and lengths spread over more than about six decades the conditions of the shortest gradients
       are below the rounding of the others, and the gap says so.
@@ -61,30 +69,36 @@ def alpha_fair(gram: Gram, *, alpha: jax.Array | float = 1.0, log2_scale: jax.Ar
     half = exponent_of(jnp.max(row_norms(safe)))
     unit = scale_by_power_of_two(safe, -2 * half)
     correlation, lengths = normalize_rows(unit)
-    present = lengths > 0
+    shares = _shares(preference, gram)
+    present = (lengths > 0) & (shares > 0)
+    correlation = jnp.where(present[:, None] & present[None, :], correlation, jnp.eye(num_tasks, dtype=gram.dtype))
     shortest = min_norm(correlation).x
     hull = dot(shortest, dot(correlation, shortest))  # squared distance of the hull of unit gradients from zero
     solvable = hull > 8 * jnp.finfo(gram.dtype).eps
-    v, num_steps = _newton(correlation, jnp.where(present, lengths, 1), alpha, solvable)
+    reward = jnp.power(jnp.where(present, shares, 1), 1 / alpha)
+    v, num_steps = _newton(correlation, jnp.where(present, lengths, 1), reward, alpha, solvable)
     weights = jnp.where(solvable & present, v * reciprocal(lengths), 0)
 
-    progress = jnp.where(present, jnp.power(weights, 1 / alpha) * dot(unit, weights), 1)
+    progress = jnp.where(present, jnp.power(weights, 1 / alpha) * dot(unit, weights) / reward, 1)
     gap = jnp.where(jnp.any(present) & ~solvable, jnp.inf, jnp.max(jnp.abs(progress - 1)))
     weights = _rescale(weights, -2 * alpha / (1 + alpha), half + jnp.asarray(log2_scale))
     return Solution(jnp.where(finite, weights, jnp.nan), jnp.where(finite, gap, jnp.inf), num_steps)
 
 
-def fairness_gap(gram: Gram, weights: jax.Array, *, alpha: jax.Array | float = 1.0) -> jax.Array:
-    """Measure how unequal wᵢ^(1/α)(Gw)ᵢ is among tasks, whatever the length of w.
+def fairness_gap(
+    gram: Gram, weights: jax.Array, *, alpha: jax.Array | float = 1.0, preference: jax.Array | None = None
+) -> jax.Array:
+    """Measure how unequal (wᵢ/pᵢ)^(1/α)(Gw)ᵢ is among tasks, whatever the length of w.
 
     Args:
       gram: G, shape `(T, T)`.
       weights: w, shape `(T,)`, non-negative.
       alpha: α > 0.
+      preference: p, shape `(T,)`, non-negative; 1/T each by default.
 
     Returns:
       The largest relative deviation from the mean, a non-negative scalar; infinite if w = 0 although there
-      are gradients. Zero gradients are left out.
+      are gradients. Zero gradients, and tasks with pᵢ = 0, are left out.
 
     Example:
       >>> import jax.numpy as jnp
@@ -93,23 +107,34 @@ def fairness_gap(gram: Gram, weights: jax.Array, *, alpha: jax.Array | float = 1
       0.8
     """
     lengths = row_norms(gram)
-    present = lengths > 0
+    wanted = _shares(preference, gram)
+    present = (lengths > 0) & (wanted > 0)
     alpha = jnp.asarray(alpha, gram.dtype)
     shares = weights * reciprocal(jnp.max(weights))
     unit = reciprocal(jnp.max(lengths))
-    progress = jnp.power(shares, 1 / alpha) * dot(gram * unit * unit, shares)
+    relative = shares / jnp.where(present, wanted, 1)
+    progress = jnp.power(relative, 1 / alpha) * dot(gram * unit * unit, shares)
     num_present = jnp.maximum(jnp.sum(present.astype(gram.dtype)), 1)
     mean = jnp.sum(jnp.where(present, progress, 0)) / num_present
     deviation = jnp.max(jnp.where(present, jnp.abs(progress - mean), 0)) / jnp.where(mean > 0, mean, 1)
     return jnp.where(jnp.any(present) & ~(mean > 0), jnp.inf, deviation)
 
 
-def _newton(correlation, lengths, alpha, needed):
-    """Solve (Cv)ᵢ = κᵢ vᵢ^(−1/α), κᵢ = ‖gᵢ‖^(1/α − 1), the program of unit gradients."""
+def _shares(preference, gram):
+    """Return Tp."""
+    if preference is None:
+        return jnp.ones_like(gram[0])
+    if jnp.shape(preference) != gram.shape[:1]:
+        raise ValueError(f"expected preference of shape {gram.shape[:1]}, got {jnp.shape(preference)}.")
+    return gram.shape[0] * jnp.asarray(preference, gram.dtype)
+
+
+def _newton(correlation, lengths, reward, alpha, needed):
+    """Solve (Cv)ᵢ = κᵢ vᵢ^(−1/α), κᵢ = (Tpᵢ)^(1/α) ‖gᵢ‖^(1/α − 1), the program of unit gradients."""
     num_tasks = lengths.shape[0]
     eps = jnp.finfo(lengths.dtype).eps
     power = 1 - 1 / alpha
-    kappa = jnp.power(lengths, -power)
+    kappa = reward * jnp.power(lengths, -power)
     largest_fall = 1 - jnp.power(2 / 3, 1 / (1 + 1 / alpha)).astype(lengths.dtype)  # curvature rises by ≤ 3/2
     identity = jnp.eye(num_tasks, dtype=lengths.dtype)
 
