@@ -21,7 +21,7 @@ from mtlgrad_jax.typing import (
     Weights,
 )
 
-Way = Literal["stacked", "matrix_free", "shared_encoder", "per_example", "separate"]
+Way = Literal["stacked", "matrix_free", "structured", "auto", "shared_encoder", "per_example", "separate"]
 
 
 class DescentInfo(NamedTuple):

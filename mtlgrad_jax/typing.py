@@ -10,7 +10,7 @@ a step wants to know of it, and `step.take` is that step, whatever holds J and w
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 from jax.typing import ArrayLike
@@ -85,7 +85,10 @@ class RowMethod(NamedTuple):
     needs_num_tasks: bool = True
 
 
-def without_gram(weighting: Weighting) -> Weighting:
+SomeWeighting = TypeVar("SomeWeighting", bound=Weighting)
+
+
+def without_gram(weighting: SomeWeighting) -> SomeWeighting:
     """Mark a weighting without memory that asks G for its shape only, so that no step computes one for it."""
     weighting.reads_gram = False  # pyright: ignore[reportFunctionMemberAccess]
     return weighting

@@ -120,7 +120,7 @@ def _is_record(node: Any) -> bool:
 def _measure(task_grads, unit, axis_name):
     """Return ⟨gᵢ,v⟩ and ‖gᵢ‖, in one unit for each task."""
     if isinstance(task_grads, Jacobian):
-        jac = task_grads.at_parameters() if hasattr(task_grads, "at_parameters") else task_grads
+        jac = getattr(task_grads, "at_parameters", lambda: task_grads)()
         gram, log2_scale = jac.scaled_gram()
         return scale_by_power_of_two(jac.push(unit).astype(gram.dtype), -log2_scale), row_norms(gram)
     rows = [leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)]

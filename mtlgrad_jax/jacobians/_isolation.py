@@ -40,7 +40,7 @@ def isolated(pull_back: Callable[[jax.Array], PyTree], losses: jax.Array) -> Cal
       the trunk takes more room than one gradient: then a loop over seeds runs them for each.
     """
     program, shapes = jax.make_jaxpr(pull_back, return_shape=True)(losses)
-    tasks = [Owner(0 if losses.shape[0] > 1 else None, tuple(range(losses.shape[0])))]
+    tasks: Owners = [Owner(0 if losses.shape[0] > 1 else None, tuple(range(losses.shape[0])))]
     is_small = _is_known_to_fit(size_at_meetings(program.jaxpr, tasks), shapes)
 
     def pull(seed):

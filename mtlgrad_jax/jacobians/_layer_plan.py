@@ -12,7 +12,7 @@ from mtlgrad_jax.ground.leaves import at_least_single, parts
 from mtlgrad_jax.jacobians._layer_factors import factors
 from mtlgrad_jax.jacobians._layer_probes import Nested, at
 from mtlgrad_jax.jacobians._layer_products import Lookups, Products, Rows
-from mtlgrad_jax.jacobians._layer_uses import Alias, Search, Use, groups
+from mtlgrad_jax.jacobians._layer_uses import Alias, Search, Use, aval_of, groups
 
 
 class Plan(NamedTuple):
@@ -98,7 +98,7 @@ def make_plan(closed: ClosedJaxpr, num_leaves: int, large_rows: bool) -> Plan:
     for leaf, group in together.items():
         if group is None:
             reasons.setdefault(leaf, f"enters {len(uses[leaf])} layers that share entries of it in different ways")
-    layers = tuple(tuple(group) for leaf in together if leaf not in reasons for group in together[leaf])
+    layers = tuple(tuple(group) for leaf, found in together.items() if found and leaf not in reasons for group in found)
     room = sum(math.prod(use.full_shape) for group in layers for use in group)
     sizes = tuple(math.prod(var.aval.shape) for var in jaxpr.invars[:num_leaves])
     is_large = [not large_rows and size > room for size in sizes]
@@ -132,5 +132,5 @@ def find_layers(jaxpr: Jaxpr, num_leaves: int) -> tuple[dict[int, list[Use]], di
 def is_placed_by_hand(jaxpr: Jaxpr) -> bool:
     """Whether the caller says what lies on which device: what enters a layer is then no longer all of it."""
     mesh = jax.sharding.get_abstract_mesh()
-    explicit = [name for var in jaxpr.invars for name in var.aval.sharding.spec if name is not None]
+    explicit = [name for var in jaxpr.invars for name in aval_of(var).sharding.spec if name is not None]
     return bool(explicit or (not mesh.empty and mesh.manual_axes))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import eval_jaxpr
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from mtlgrad_jax.jacobians._layer_uses import CALLS, CHECKPOINTS, Use
@@ -75,7 +76,7 @@ def as_it_is(jaxpr: Jaxpr, equation: JaxprEqn, operands: Sequence[Any]) -> list[
     """Evaluate one equation of a jaxpr, whatever it is."""
     variables = {var: x for var, x in zip(equation.invars, operands, strict=True) if not isinstance(var, Literal)}
     alone = jaxpr.replace(constvars=[], invars=list(variables), outvars=equation.outvars, eqns=[equation])
-    return jax.core.eval_jaxpr(alone, (), *variables.values())
+    return eval_jaxpr(alone, (), *variables.values())
 
 
 def inside(equation: JaxprEqn, operands: Sequence[Any], uses: Nested, probes: Nested) -> tuple[list[Any], Nested]:

@@ -3,7 +3,7 @@
 A layer z = aW has the gradients aᵀδᵢ, and ⟨aᵀδᵢ, aᵀδⱼ⟩ = ⟨aaᵀ, δᵢδⱼᵀ⟩: the cheaper of the two sides is computed.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -163,7 +163,7 @@ def to_unit(
     return [scale(part, left) for part, left in zip(parts, lefts, strict=True)], common
 
 
-def is_scaled(part: Rows | Products | Lookups) -> bool:
+def is_scaled(part: Rows | Products | Lookups) -> TypeGuard[Products]:
     """Whether what entered the layer has a size."""
     return isinstance(part, Products)
 

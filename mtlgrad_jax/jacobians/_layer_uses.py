@@ -5,10 +5,11 @@ used for. What is not recognised here is no layer, and its gradient is taken in 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 # Entries are moved and nothing else: the gradient is moved back, and inner products of gradients stay as they are.
@@ -123,6 +124,11 @@ class Search:
         self.give_up(leaving, "leaves a loop")
 
 
+def aval_of(atom: Var | Literal) -> ShapedArray:
+    """Return shape and type of a variable or constant; JAX itself promises an `AbstractValue`, which has none."""
+    return cast(ShapedArray, atom.aval)
+
+
 def live_variables(jaxpr: Jaxpr, wanted: Sequence[bool]) -> set[Var]:
     """Return the variables with respect to which the wanted outputs have a gradient."""
     live = {atom for atom, want in zip(jaxpr.outvars, wanted, strict=True) if want and isinstance(atom, Var)}
@@ -134,7 +140,7 @@ def live_variables(jaxpr: Jaxpr, wanted: Sequence[bool]) -> set[Var]:
 
 def is_live(equation: JaxprEqn, live: set[Var]) -> bool:
     """Whether a gradient passes through an equation."""
-    reached = [var for var in equation.outvars if var in live and jnp.issubdtype(var.aval.dtype, jnp.inexact)]
+    reached = [var for var in equation.outvars if var in live and jnp.issubdtype(aval_of(var).dtype, jnp.inexact)]
     return bool(reached) and equation.primitive.name != "stop_gradient"
 
 
@@ -142,25 +148,25 @@ def is_cast(equation: JaxprEqn) -> bool:
     """Whether an equation rounds, or widens, real numbers."""
     if equation.primitive.name != "convert_element_type":
         return False
-    return all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in (*equation.invars, *equation.outvars))
+    return all(jnp.issubdtype(aval_of(v).dtype, jnp.floating) for v in (*equation.invars, *equation.outvars))
 
 
 def adds_axes(equation: JaxprEqn) -> bool:
     """Whether a broadcast adds axes of length one only."""
     if equation.primitive.name != "broadcast_in_dim":
         return False
-    return equation.invars[0].aval.size == equation.outvars[0].aval.size
+    return aval_of(equation.invars[0]).size == aval_of(equation.outvars[0]).size
 
 
 def move(alias: Alias, equation: JaxprEqn, output: int) -> Alias:
     """Return the parameter after one more rearrangement."""
     name, options = equation.primitive.name, equation.params
     if name == "split":
-        name, starts = "slice", [0] * len(equation.invars[0].aval.shape)
+        name, starts = "slice", [0] * len(aval_of(equation.invars[0]).shape)
         starts[options["axis"]] = sum(options["sizes"][:output])
-        described = cut(starts, equation.outvars[output].aval.shape)
+        described = cut(starts, aval_of(equation.outvars[output]).shape)
     elif name == "slice" and options["strides"] is None:
-        described = cut(options["start_indices"], equation.outvars[0].aval.shape)
+        described = cut(options["start_indices"], aval_of(equation.outvars[0]).shape)
     else:
         described = "" if name == "convert_element_type" else str(sorted(options.items()))
     return alias._replace(moves=(*alias.moves, (name, described)))
@@ -174,7 +180,7 @@ def cut(starts: Sequence[int], shape: Sequence[int]) -> tuple[tuple[int, int], .
 def parameter_of_layer(equation: JaxprEqn, entering: Sequence[Alias | None]) -> int | None:
     """Return which operand is the parameter, None where the equation is no layer of one parameter."""
     operands = [number for number, alias in enumerate(entering) if alias is not None]
-    if len(operands) != 1 or not all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in equation.outvars):
+    if len(operands) != 1 or not all(jnp.issubdtype(aval_of(v).dtype, jnp.floating) for v in equation.outvars):
         return None
     (operand,), options = operands, equation.params
     if equation.primitive.name == "conv_general_dilated" and (operand != 1 or options["batch_group_count"] != 1):
@@ -186,7 +192,7 @@ def parameter_of_layer(equation: JaxprEqn, entering: Sequence[Alias | None]) -> 
 
 def looks_up_rows(equation: JaxprEqn) -> bool:
     """Whether a gather or a slice takes whole rows of a table by their number."""
-    options, table = equation.params, equation.invars[0].aval.shape
+    options, table = equation.params, aval_of(equation.invars[0]).shape
     if options["slice_sizes"] != (1, *table[1:]):
         return False
     if equation.primitive.name == "dynamic_slice":
@@ -217,10 +223,10 @@ def groups(uses: Sequence[Use]) -> list[list[Use]] | None:
 
 def way(use: Use) -> tuple[Any, ...]:
     """Return what two uses must agree in so that their gradients are added matrix by matrix."""
-    dimensions = use.option.get("dimension_numbers")
+    option = use.option
     layout = {
-        "dot_general": lambda: ("matrix", *(pair[use.operand] for pair in dimensions)),
-        "conv_general_dilated": lambda: ("kernel", dimensions.rhs_spec, use.option["feature_group_count"]),
+        "dot_general": lambda: ("matrix", *(pair[use.operand] for pair in option["dimension_numbers"])),
+        "conv_general_dilated": lambda: ("kernel", option["dimension_numbers"].rhs_spec, option["feature_group_count"]),
         "gather": lambda: "rows",
         "dynamic_slice": lambda: "rows",
     }[use.name]()
@@ -241,7 +247,7 @@ def share_nothing(left: Sequence[tuple[str, Any]], right: Sequence[tuple[str, An
 
 def use(equation: JaxprEqn, alias: Alias, operand: int, path: tuple[int, ...]) -> Use:
     """Return the record of a layer."""
-    parameter, output = equation.invars[operand].aval, equation.outvars[0].aval
+    parameter, output = aval_of(equation.invars[operand]), aval_of(equation.outvars[0])
     name, options = equation.primitive.name, equation.params
     kept = {
         "dot_general": ("dimension_numbers",),

@@ -24,7 +24,7 @@ class Trainable(NamedTuple):
         marked = list(zip(jax.tree.leaves(tree), self.is_trainable, strict=True))
         return [leaf for leaf, train in marked if train], [leaf for leaf, train in marked if not train]
 
-    def merge(self, trainable: list[jax.Array], others: list[Any]) -> PyTree:
+    def merge(self, trainable: list[Any], others: list[Any]) -> PyTree:
         """Undo `split`."""
         marked, rest = iter(trainable), iter(others)
         return self.treedef.unflatten([next(marked if train else rest) for train in self.is_trainable])

@@ -42,7 +42,7 @@ RESHAPES = frozenset({"expand_dims", "reshape", "squeeze"})
 PROGRAMS = frozenset({"checkpoint", "jit", "pjit", "remat", "remat2"})
 
 
-def owners_of(variables: Sequence[core.Var], found: dict[core.Var, Owner | None]) -> Owners:
+def owners_of(variables: Sequence[core.Var | core.Literal], found: dict[core.Var, Owner | None]) -> Owners:
     """Return who owns each of some variables; a constant belongs to nobody."""
     return [None if isinstance(var, core.Literal) else found.get(var) for var in variables]
 
@@ -57,7 +57,7 @@ def outputs_of(eqn: core.JaxprEqn, inputs: Owners) -> Owners:
     Returns:
       One for each result. `MIXED` says that the arguments meet here.
     """
-    present = set(inputs) - {None}
+    present = {owner for owner in inputs if owner is not None}
     if not present:
         return [None] * len(eqn.outvars)
     if is_program_of_several(eqn, inputs):
@@ -67,13 +67,14 @@ def outputs_of(eqn: core.JaxprEqn, inputs: Owners) -> Owners:
     if MIXED in present:
         return [MIXED] * len(eqn.outvars)
     if len({owner.tasks for owner in present}) == 1 and all(owner.axis is None for owner in present):
-        return _padded(eqn, inputs) or list(present) * len(eqn.outvars)
+        owners: Owners = [*present]
+        return _padded(eqn, inputs) or owners * len(eqn.outvars)
     return _along_an_axis(eqn, inputs) or [MIXED] * len(eqn.outvars)
 
 
 def is_program_of_several(eqn: core.JaxprEqn, inputs: Owners) -> bool:
     """Whether an operation is a program that tasks enter together, so that one has to look inside."""
-    present = set(inputs) - {None, MIXED}
+    present = {owner for owner in inputs if owner not in (None, MIXED)}
     several = len(present) > 1 or any(owner.axis is not None for owner in present)
     return several and eqn.primitive.name in PROGRAMS
 
@@ -111,7 +112,7 @@ def _inner(eqn):
     return inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
 
 
-def _padded(eqn, inputs):
+def _padded(eqn, inputs) -> Owners | None:
     """Return the owner of a task's slot in a vector of several, which is what the gradient of `losses[i]` is."""
     if eqn.primitive.name != "pad" or inputs[1] is not None:
         return None

@@ -28,7 +28,6 @@ LAST = 4  # trials: as it is, scaled down, scaled up, and in the unit that the t
 
 
 @partial(jax.jit, static_argnames="axis_name")
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def scaled_gram_of(leaves: list[jax.Array], axis_name: AxisName) -> tuple[Gram, jax.Array]:
     """Compute the Gram matrix of 2⁻ᵏJ and k; see `stacked.scaled_gram`, which checks the task axis.
 
@@ -42,6 +41,11 @@ def scaled_gram_of(leaves: list[jax.Array], axis_name: AxisName) -> tuple[Gram, 
     Raises:
       ValueError: If leaves differ over a mesh axis that `axis_name` does not name.
     """
+    return _scaled_gram_of(leaves, axis_name)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _scaled_gram_of(leaves, axis_name):
     check_axes(leaves, axis_name)
     leaves = [part for leaf in leaves for part in parts(leaf)]
     if jax.device_count() > 1:
@@ -53,7 +57,7 @@ def scaled_gram_of(leaves: list[jax.Array], axis_name: AxisName) -> tuple[Gram, 
     )
 
 
-@scaled_gram_of.__wrapped__.defjvp
+@_scaled_gram_of.defjvp
 def _derivative(axis_name, primals, tangents):
     (leaves,), (moves,) = primals, tangents
     gram, exponent = scaled_gram_of(leaves, axis_name)

@@ -34,9 +34,9 @@ class SharedEncoder:
     """
 
     losses: jax.Array  # (T,)
-    representation_rest: list[jax.Array]  # zeros for the leaves that carry no gradient, (T, ...)
-    encoder_rest: list[jax.Array]
-    heads_rest: list[jax.Array]
+    representation_rest: list[jax.Array | None]  # zeros for the leaves that carry no gradient, (T, ...)
+    encoder_rest: list[jax.Array | None]
+    heads_rest: list[jax.Array | None]
     pull_to_encoder: Callable[..., Any]  # from leaves of H to leaves of the encoder
     pull_to_heads: Callable[..., Any]  # from losses to leaves of the heads and of H
     places: "_Places"

@@ -42,7 +42,7 @@ class Structured:
     row: Partial  # i ↦ the gradient of loss i with respect to the leaves in plan.large
     taps: Nested  # what entered the layers
     losses: jax.Array  # (R,)
-    zeros: list[jax.Array]  # the update of the leaves that have no gradient
+    zeros: list[jax.Array | None]  # the update of the leaves that have no gradient
     where: Trainable
     plan: Plan
     own_taps: bool  # one set of taps for every row
@@ -70,11 +70,11 @@ class Structured:
         pull_back = isolated(self.pull_back, self.losses)
         return self.where.merge(pull_back(weights.astype(self.losses.dtype)), self.zeros)
 
-    def push(self, tree: PyTree) -> jax.Array:
+    def push(self, direction: PyTree) -> jax.Array:
         """Return Jv, so that `push(combine(w))` is Gw: one forward pass, the transpose of the backward one.
 
         Args:
-          tree: v, like the parameters.
+          direction: v, like the parameters.
 
         Returns:
           Shape `(R,)`.
@@ -82,7 +82,7 @@ class Structured:
         Raises:
           ValueError: If the backward pass is not linear, or a kernel.
         """
-        leaves, _ = self.where.split(tree)
+        leaves, _ = self.where.split(direction)
         return push_forward(self.pull_back, self.losses, leaves)
 
     def row_lengths(self) -> jax.Array:
@@ -96,7 +96,8 @@ class Structured:
 
     def _beside_each_other(self):
         """Return the Gram matrix of everything but `plan.large`."""
-        parts = self.plan.parts(*self.rows_and_deltas(), self.taps, self.own_taps)
+        gradients, deltas = self.rows_and_deltas()
+        parts = self.plan.parts(gradients, deltas, self.taps, self.own_taps)
         if not parts:
             return jnp.zeros((len(self.losses),) * 2, widest([self.losses])), jnp.int32(0)
         rows = [part.right for part in parts]

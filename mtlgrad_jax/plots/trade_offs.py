@@ -1,5 +1,7 @@
 """Members of a population in loss space."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -51,12 +53,12 @@ def trade_offs(
     _draw_ground(ax, last, kept, rays, reference, pareto)
     for path in paths.swapaxes(0, 1) if len(paths) > 1 else ():
         ax.plot(*path.T, color=OPTIMAL, lw=0.8, alpha=0.7, zorder=1)
-    style = {"linestyle": "none", "zorder": 5}
+    style: dict[str, Any] = {"linestyle": "none", "zorder": 5}
     ax.plot(*last[kept].T, marker="o", ms=6, color=BLUE, mec="white", mew=0.6, label="members", **style)
     if not kept.all():
         ax.plot(*last[~kept].T, marker="x", ms=7, mew=2, color=VERMILION, label="dominated", **style)
     if chosen is not None:
-        ring = style | {"zorder": 6}
+        ring = dict(style, zorder=6)
         ax.plot(*last[[chosen]].T, marker="o", ms=13, mfc="none", mec=BLACK, mew=1.8, label="chosen", **ring)
     names = [f"loss of task {number + 1}" for number in range(num_tasks)]
     ax.set(**dict(zip(("xlabel", "ylabel", "zlabel"), names, strict=False)))
@@ -69,7 +71,7 @@ def _solid_axes(ax):
     if ax is None:
         ax = plt.figure(figsize=(7.0, 4.6), layout="constrained").add_subplot(projection="3d")
     ax.view_init(elev=25, azim=35)
-    ax.set_box_aspect(None, zoom=0.95)
+    ax.set_box_aspect(None, zoom=0.95)  # pyright: ignore[reportArgumentType]  # Matplotlib takes a float and says int
     return ax
 
 

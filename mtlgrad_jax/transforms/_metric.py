@@ -1,7 +1,7 @@
 """The lengths in which a step is changed as little as possible: all directions alike, or an optimiser's own."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.ground.rows import largest_per_row, scale_tree
 from mtlgrad_jax.typing import PyTree
 
-NAMES = ("euclidean", "optimizer")
+MetricName = Literal["euclidean", "optimizer"]
+NAMES = get_args(MetricName)
 FLOOR = 2.0**-10  # of the largest √ν: an entry that had no gradient yet moves at most a thousand times as easily
 
 
@@ -62,13 +63,15 @@ class Diagonal(NamedTuple):
 Metric = Euclidean | Diagonal
 
 
-def check_metric(metric: str | Callable[[PyTree], PyTree]):
+def check_metric(metric: MetricName | Callable[[PyTree], PyTree]):
     """Raise a ValueError unless a metric is known by name or a function."""
     if not callable(metric) and metric not in NAMES:
         raise ValueError(f"expected metric to be one of {', '.join(NAMES)} or a function of the state, got {metric!r}.")
 
 
-def metric_of(metric: str | Callable[[PyTree], PyTree], state: PyTree, step: PyTree, axis_name: AxisName) -> Metric:
+def metric_of(
+    metric: MetricName | Callable[[PyTree], PyTree], state: PyTree, step: PyTree, axis_name: AxisName
+) -> Metric:
     """Return the metric that a name or a function makes of an optimiser's state."""
     if metric == "euclidean":
         return Euclidean()

@@ -11,10 +11,10 @@ import optax
 from mtlgrad_jax.ground.leaves import is_inexact, shapes
 from mtlgrad_jax.ground.meshes import split_axes
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.transforms._metric import check_metric, metric_of
+from mtlgrad_jax.transforms._metric import MetricName, check_metric, metric_of
 from mtlgrad_jax.transforms._projection import Margins, project, project_rows
 from mtlgrad_jax.transforms.accumulate import AccumulateState
-from mtlgrad_jax.typing import Jacobian, PyTree, StepRecord
+from mtlgrad_jax.typing import Jacobian, PerTask, PyTree, StepRecord
 
 
 class GuardState(NamedTuple):
@@ -28,10 +28,10 @@ def guard(
     optimizer: optax.GradientTransformation,
     num_tasks: int | None = None,
     *,
-    metric: str | Callable[[PyTree], PyTree] = "euclidean",
-    protected: Sequence[int] | Sequence[bool] | jax.Array | None = None,
+    metric: MetricName | Callable[[PyTree], PyTree] = "euclidean",
+    protected: Sequence[int] | Sequence[bool] | jax.Array | np.ndarray | None = None,
     progress: float = 0.0,
-    slack: float | Sequence[float] = 0.0,
+    slack: PerTask = 0.0,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Run an optimiser and project its update onto what hurts no protected task.
@@ -118,11 +118,11 @@ def guard_step(
     updates: PyTree,
     state: PyTree = (),
     *,
-    metric: str | Callable[[PyTree], PyTree] = "euclidean",
-    protected: Sequence[int] | Sequence[bool] | jax.Array | None = None,
+    metric: MetricName | Callable[[PyTree], PyTree] = "euclidean",
+    protected: Sequence[int] | Sequence[bool] | jax.Array | np.ndarray | None = None,
     present: jax.Array | None = None,
     progress: float = 0.0,
-    slack: float | Sequence[float] = 0.0,
+    slack: PerTask = 0.0,
 ) -> tuple[PyTree, StepRecord]:
     """Project an optimiser's update onto what hurts no protected task, whatever way J is held.
 
@@ -156,14 +156,14 @@ def guard_step(
       (Array([ 0., -1.], dtype=float32), Array([0.  , 0.25], dtype=float32))
     """
     check_metric(metric)
-    jac = jac.at_parameters() if hasattr(jac, "at_parameters") else jac
+    jac = getattr(jac, "at_parameters", lambda: jac)()
     gram, log2_scale = jac.scaled_gram()
     step = jax.tree.map(jnp.negative, updates)
     axis_name = split_axes([leaf for leaf in jax.tree.leaves(step) if is_inexact(leaf)], gram)
     kept = _kept(protected, present, gram.shape[0])
-    metric = metric_of(metric, state, step, axis_name)
+    chosen = metric_of(metric, state, step, axis_name)
     margins = Margins(progress, slack)
-    taken, record = project(jac, gram, log2_scale, step, kept, margins=margins, metric=metric, axis_name=axis_name)
+    taken, record = project(jac, gram, log2_scale, step, kept, margins=margins, metric=chosen, axis_name=axis_name)
     return jax.tree.map(jnp.negative, taken), record
 
 

@@ -51,6 +51,7 @@ mtl.cosine_gate(gate="unweigthed")  # error: reportArgumentType
 mtl.dcgd(variant="centre")  # error: reportArgumentType
 mtl.accumulate(optax.adam(0.1), every_k=2, num_tasks=2, missing="skip")  # error: reportArgumentType
 mtl.descent_direction(jnp.square, params, mtl.weightings.mgda, method="jacobian")  # error: reportArgumentType
+mtl.guard(optax.adam(0.1), metric="optimiser")  # error: reportArgumentType
 
 # One kind of thing in the place of another.
 mtl.aggregate(mtl.mgda)  # error: reportArgumentType
@@ -59,6 +60,7 @@ mtl.aggregate(mtl.weightings.famo)  # error: reportArgumentType
 mtl.aggregate(mtl.methods.mgda)  # error: reportArgumentType
 mtl.aggregate("mgda")  # error: reportArgumentType
 mtl.descent_direction(jnp.square, params, mtl.upgrad())  # error: reportArgumentType
+mtl.guard_step(gram, params)  # error: reportArgumentType
 mtl.mgda(solver=mtl.weightings.mgda)  # error: reportArgumentType
 mtl.mgda(solver="frank_wolfe")  # error: reportArgumentType
 mtl.cr_mogm(weighting=mtl.mgda())  # error: reportArgumentType

@@ -172,11 +172,45 @@ values, update, info = mtl.descent_direction(
     present=jnp.array([1, 0]),
 )
 mtl.descent_direction(losses_fn, params, shortest, batch, temperature=0.5)
+values, update, info = mtl.descent_direction(losses_fn, params, mtl.weightings.mgda, batch, method="auto")
+values, update, info = mtl.descent_direction(losses_fn, params, mtl.weightings.mgda, batch, method="structured")
 mtl.descent_direction(
     losses_fn, params, mtl.weightings.mgda, batch, method=partial(mtl.jacobians.matrix_free.linearize, chunk_size=2)
 )
-gap: jax.Array = info.gap
+gap: jax.Array | None = info.gap
 remembered: FamoState = info.memory
+
+
+# A step that hurts nobody, whatever made it.
+
+guarded: optax.GradientTransformationExtraArgs = mtl.guard(
+    optax.chain(mtl.mgda(), optax.adamw(schedule)),
+    num_tasks=2,
+    metric="optimizer",
+    protected=[0, 1],
+    progress=0.1,
+    slack=(0.0, 0.1),
+    axis_name="data",
+)
+mtl.guard(optax.chain(mtl.mean(), optax.sgd(0.1)), metric=lambda state: params, protected=np.array([True, False]))
+mtl.accumulate(guarded, every_k=2, num_tasks=2)
+step, guard_state = guarded.update(task_grads, guarded.init(params), params, present=jnp.array([True, False]))
+step_record: mtl.typing.StepRecord = mtl.diagnostics.read_step(guard_state)
+
+layered_losses, layered = mtl.jacobians.structured.linearize(losses_fn, params, batch, chunk_size=1, axis_name=None)
+direction = layered.combine(mtl.weightings.upgrad(layered.gram()), keep=jnp.array([True, False]))
+step, step_record = mtl.guard_step(layered, direction, guard_state, metric="euclidean", protected=[True, False])
+chosen: mtl.jacobians.automatic.Choice = mtl.jacobians.automatic.choose(losses_fn, params, batch)
+held_losses, held = mtl.jacobians.automatic.linearize(losses_fn, params, batch)
+step, step_record = mtl.guard_step(held, direction, slack=0.1, present=jnp.array([True, False]))
+multipliers: jax.Array = step_record.multipliers
+moves: list[jax.Array] = [
+    layered.push(direction),
+    layered.row_lengths(),
+    mtl.diagnostics.step_cosines(layered, step),
+    mtl.diagnostics.hurt_by_step(task_grads, step, axis_name=None),
+]
+print(chosen.method, layered.report(), layered.num_tasks)
 
 
 # Solvers, Jacobians and numbers that tell what a step did.
