@@ -38,7 +38,7 @@ def step_cosines(task_grads: PyTree | Jacobian, updates: PyTree, *, axis_name: A
       >>> tx = optax.chain(mtl.mgda(), optax.adam(0.1))
       >>> params, task_grads = jnp.zeros(2), jnp.array([[3.0, 4.0], [4.0, -3.0]])
       >>> updates, _ = tx.update(task_grads, tx.init(params), params)
-      >>> mtl.diagnostics.step_cosines(task_grads, updates)
+      >>> mtl.diagnostics.step_cosines(task_grads, updates).round(4)
       Array([0.9899, 0.1414], dtype=float32)
     """
     leaves = [leaf for leaf in jax.tree.leaves(updates) if is_inexact(leaf)]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mtlgrad_jax import weightings
+from mtlgrad_jax.ground.leaves import choose
 from mtlgrad_jax.methods.pcgrad import random_orders
 
 NUM_TASKS, NUM_STEPS = 4, 6
@@ -220,7 +221,14 @@ def test_every_k_calls_a_method_with_memory_only_then():
             step += 1
             inputs = yield weights
 
-    check(weightings.every_k(weightings.imtl_l(learning_rate=0.2), 3), transcription)
+    weighting = weightings.every_k(weightings.imtl_l(learning_rate=0.2), 3)
+
+    def update(gram, state, **extras):
+        """Ask whether a step can rest, as `step.take` does."""
+        rest = weighting.rest(state)
+        return choose(rest.is_due, weighting.update(gram, state, **extras), (rest.weights, rest.state))
+
+    check(weighting._replace(update=update), transcription)
 
 
 def test_weights_of_losses_only():
