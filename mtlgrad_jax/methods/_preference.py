@@ -44,6 +44,7 @@ def _among(p, present):
 
 def resolve_relative(preference: PerTask | None, gram: Gram, present: jax.Array | None = None) -> jax.Array:
     """Return Tp, ones by default, T being the number of tasks present; arguments as of `resolve`."""
+    check_gram(gram)
     if preference is None:
         return only(jnp.ones_like(gram[0]), present)
     return resolve(preference, gram, present) * number(everyone(present, gram[0]), gram.dtype)
