@@ -99,7 +99,7 @@ def take(method: Runner, jac: Jacobian, memory: PyTree, *, nonfinite: Nonfinite 
       ValueError: If the method needs rows that `jac` does not hold, or as the method says.
     """
     if extras.get("present") is not None:
-        extras["present"] = _checked(extras["present"], jac.num_tasks)
+        extras["present"] = _checked(extras["present"], _num_tasks(jac))
     first, two_batches = jac, _wants_two_batches(method, extras)
     if two_batches:
         jac = _rows_of_the_update(_with_rows(jac), **extras)
@@ -217,6 +217,12 @@ def _or_infinite(gap, seen, attendance):
     """Return the gap, infinite without an answer and where a task that takes part is broken."""
     sound = seen.finite if attendance is None else seen.finite | ~attendance.tasks
     return jnp.where(jnp.isfinite(gap) & jnp.all(sound), gap, jnp.inf)
+
+
+def _num_tasks(jac):
+    """Return T, which our ways to hold J know and the `typing.Jacobian` of others need not."""
+    known = getattr(jac, "num_tasks", None)
+    return jax.eval_shape(jac.gram).shape[0] if known is None else known
 
 
 def _checked(present, num_tasks):

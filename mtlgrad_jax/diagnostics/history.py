@@ -37,7 +37,7 @@ class History:
         self._columns: dict[str, list[np.ndarray]] = {}
 
     def __len__(self) -> int:
-        return len(self._columns.get("gram", ()))
+        return len(self._columns.get("weights", ()))
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Return `"gram"`, `"log2_scale"`, `"weights"`, `"gap"` or anything that was appended, one row per step."""
@@ -73,7 +73,8 @@ class History:
           ValueError: If other things are measured, or in other shapes, than at the steps before, or if leading
             axes differ.
         """
-        rows = {name: np.asarray(value) for name, value in (readings._asdict() | measured).items()}
+        measured = {name: value for name, value in readings._asdict().items() if value is not None} | measured
+        rows = {name: np.asarray(value) for name, value in measured.items()}
         self._check(rows)
         for name, values in rows.items():
             self._columns.setdefault(name, []).extend(values)
@@ -96,7 +97,8 @@ class History:
         if missing:
             raise ValueError(
                 f"expected a function of what was recorded ({', '.join(self._columns)}), got one that also needs "
-                f"{', '.join(missing)}; append it at every step, or give it a value with functools.partial."
+                f"{', '.join(missing)}; append it at every step, or give it a value with functools.partial "
+                f"(a method that needs no Gram matrix, such as `sum`, records neither `gram` nor `gap`)."
             )
         rows = {name: self[name] for name in names}
         return np.asarray(_apply_to_rows(function, rows))

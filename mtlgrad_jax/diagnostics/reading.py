@@ -11,10 +11,10 @@ from mtlgrad_jax.typing import Gram, PyTree, Weights
 class Reading(NamedTuple):
     """The record that a method keeps of its last step."""
 
-    gram: Gram  # (T, T), JJᵀ / 4^log2_scale
+    gram: Gram | None  # (T, T), JJᵀ / 4^log2_scale; None if the method needs none, as `sum`
     log2_scale: jax.Array  # () int32, zero for ordinary gradients
     weights: Weights  # (T,), zero if the update was no combination of the gradients
-    gap: jax.Array  # (), the method's certificate; the largest float before the first step
+    gap: jax.Array | None  # (), the method's certificate; the largest float before the first step; None as above
 
 
 def read(opt_state: PyTree) -> Reading:
@@ -50,7 +50,7 @@ def read(opt_state: PyTree) -> Reading:
             else "pass the part of the state that you mean"
         )
         raise ValueError(f"expected a state with the record of one method, got {len(records) or 'none'}; {advice}.")
-    return Reading(*(jnp.asarray(getattr(records[0], name)) for name in Reading._fields))
+    return jax.tree.map(jnp.asarray, Reading(*(getattr(records[0], name) for name in Reading._fields)))
 
 
 def _is_record(node):

@@ -89,8 +89,8 @@ def join(matrices: list[jax.Array], limit: int) -> list[list[jax.Array]]:
             bundles.append([rows])
             continue
         kind = (rows.dtype, varying_axes(rows))
-        bundle, width = filling.get(kind, (None, SLICE))
-        if width + rows.shape[1] > SLICE:
+        bundle, width = filling.get(kind, (None, 0))
+        if bundle is None or width + rows.shape[1] > SLICE:
             bundle, width = [], 0
             bundles.append(bundle)
         bundle.append(rows)

@@ -115,7 +115,8 @@ def move_towards(memory: PyTree, rows: PyTree, share: jax.Array | float) -> PyTr
     """Return (1 − share)·memory + share·rows leaf by leaf, with one share or one per row; integer leaves stay zero."""
 
     def move(old, new):
-        own = per_row(share, old) if jnp.ndim(share) else share
+        own = jnp.asarray(share)
+        own = per_row(own, old) if own.ndim else own
         return old + times(own, new.astype(old.dtype) - old) if is_inexact(new) else old
 
     return jax.tree.map(move, memory, rows)

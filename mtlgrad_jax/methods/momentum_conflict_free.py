@@ -105,7 +105,8 @@ def momentum_conflict_free(
         counts = memory.counts + seen.astype(jnp.int32)
         ready = attending[task] & jnp.all((counts > 0) | ~attending) & (finite | (nonfinite != "skip"))
         means = jax.tree.map(lambda m: _unbias(m, counts, b1), momenta)
-        taken = step.take(method, Stacked(means, axis_name), (), **({} if present is None else {"present": attending}))
+        jac, present = Stacked(means, axis_name), None if present is None else attending
+        taken = step.take(method, jac, (), present=present)
 
         memory = memory._replace(momenta=momenta, counts=counts, next_task=_next(task, attending))
         scaled, proposed = _precondition(taken.update, memory, b1, b2, eps)

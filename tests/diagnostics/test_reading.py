@@ -70,6 +70,19 @@ def test_the_record_of_a_loop_of_ones_own():
     np.testing.assert_array_equal(diagnostics.read(info).gram, info.gram)
 
 
+def test_a_method_that_forms_no_gram_matrix_records_its_weights():
+    tx = mtl.sum(num_tasks=2)
+    _, state = tx.update(TASK_GRADS, tx.init(PARAMS), PARAMS)
+    reading, history = jax.jit(diagnostics.read)(state), diagnostics.History()
+    assert reading.gram is None and reading.gap is None
+    np.testing.assert_array_equal(reading.weights, [1, 1])
+    history.append(state)
+    history.append(state)
+    assert len(history) == 2 and history["weights"].shape == (2, 2)
+    with pytest.raises(ValueError, match="needs gram; .* records neither `gram` nor `gap`"):
+        history.each(diagnostics.cosines)
+
+
 def test_one_sentence_when_there_is_no_record_or_more_than_one():
     tx = optax.chain(mtl.mgda(), optax.adam(0.1))
     with pytest.raises(ValueError, match=r"^expected .* one method, got none; make the method with num_tasks=T, .*\.$"):
