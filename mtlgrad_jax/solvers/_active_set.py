@@ -1,4 +1,4 @@
-"""The active-set method: one coordinate in at a time, never uphill.
+"""The active-set method in twice the working precision: one coordinate in at a time, never uphill.
 
 Lawson & Hanson's non-negative least squares; on the simplex program it is Wolfe's (1976) method
 for the point of smallest norm, that is Frank–Wolfe that re-optimises over all active vertices.
@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.ground.grams import dot
-from mtlgrad_jax.solvers import _restricted
+from mtlgrad_jax.solvers import _program, _restricted
 
 MAX_ARRIVALS = 10
 
@@ -19,98 +18,91 @@ MAX_ARRIVALS = 10
 class _Face(NamedTuple):
     free: jax.Array  # (n,) bool
     barred: jax.Array  # (n,) bool, left since the last arrival: may not return, or rounding could cycle
-    x: jax.Array  # (n,), feasible, zero outside `free`
-    best: jax.Array  # (n,), the arrival with the smallest residual
-    residual: jax.Array  # (), that residual
+    point: _program.Point  # feasible, zero outside `free`
+    best: _program.Point  # the one with the smallest value
     num_arrivals: jax.Array  # () int32
     done: jax.Array  # () bool
     num_steps: jax.Array  # () int32
 
 
-def solve(quadratic: jax.Array, linear: jax.Array, start: jax.Array, needed: jax.Array | bool = True):
-    """Solve min ½xᵀQx + cᵀx, x ≥ 0 by inserting the steepest coordinate and re-optimising.
+def solve(program: _program.Program, start: jax.Array, needed: jax.Array | bool = True):
+    """Solve a program by inserting the steepest coordinate and re-optimising.
 
-    On a face with nothing left to insert the proximal steps are repeated, which removes the
-    regularisation where Q is singular. Where rounding made Q indefinite they would diverge, so the
-    arrival with the smallest residual is kept.
+    Factors are in working precision, slopes and values in twice that: what is left to gain is always known, and
+    how fast it is gained depends on the factor only.
 
     Args:
-      quadratic: Q, shape `(n, n)`, positive semi-definite, diagonal of order one.
-      linear: c, shape `(n,)`.
+      program: See `_program.Program`.
       start: A feasible point, shape `(n,)`.
       needed: If false, return `start` at once.
 
     Returns:
       x, shape `(n,)`, and the number of steps, at most `5n + 20`.
     """
-    n = linear.shape[0]
-    rho = (8 + 2 * n) * jnp.finfo(quadratic.dtype).eps.item()
+    matrix, vector = _program.matrix_and_vector(program)
+    n = vector.shape[0]
+    ridge = 8 * jnp.finfo(matrix.dtype).eps.item() * n**0.5
 
     def advance(face):
-        target = _restricted.minimize(quadratic, linear, face.free, face.x, rho)
-        face, blocked = _walk(face, jnp.where(jnp.isfinite(target), target, 0))  # no factor: leave this face
-        return _arrive(face, ~jnp.any(blocked), quadratic, linear)
+        factor = _restricted.factorize(matrix, face.free, ridge)
+        step = _restricted.descend(matrix, factor, face.point.slope, face.free)
+        face, arrived = _walk(program, face, step)
+        return _arrive(face, arrived, _program.rounding_error(matrix, vector, face.point.x))
 
     def unfinished(face):
         return ~face.done & (face.num_steps < 5 * n + 20)
 
-    end = lax.while_loop(unfinished, advance, _first_face(quadratic, linear, start, needed))
-    return end.best, end.num_steps
+    end = lax.while_loop(unfinished, advance, _first_face(program, vector, start, needed))
+    return end.best.x, end.num_steps
 
 
-def _first_face(quadratic, linear, start, needed):
+def _first_face(program, vector, start, needed):
     """Start on the coordinates that are positive, and the steepest at zero."""
-    residual = _residual(start, dot(quadratic, start) + linear)
-    none = (0 * residual).astype(jnp.int32)  # varies over a mesh as the input does
-    is_steepest = jnp.arange(linear.shape[0]) == jnp.argmin(linear)
+    point = _program.evaluate(program, start, 0 * start)
+    none = (0 * point.value).astype(jnp.int32)  # varies over a mesh as the input does
+    is_steepest = jnp.arange(vector.shape[0]) == jnp.argmin(vector)
+    empty = ~jnp.any(start > 0)
     return _Face(
-        free=(start > 0) | (is_steepest & (none == 0)),
+        free=(start > 0) | (is_steepest & empty),
         barred=start < 0,
-        x=start,
-        best=start,
-        residual=residual,
+        point=point,
+        best=point,
         num_arrivals=none,
         done=(none > 0) | ~jnp.asarray(needed),
         num_steps=none,
     )
 
 
-def _walk(face, target):
+def _walk(program, face, step):
     """Go to the minimum of the face or up to the first coordinate that would turn negative, which leaves the face."""
-    blocked = face.free & ~(target > 0)
-    fall = face.x - target
-    room = jnp.where(blocked, face.x / jnp.where(fall > 0, fall, 1), 1)
+    x, rest = face.point.x, face.point.rest
+    blocked = face.free & ~(x + step > 0)
+    room = jnp.where(blocked, x / jnp.where(step < 0, -step, 1), 1)
     length = jnp.minimum(jnp.min(room), 1)
     stopped = blocked & (room <= length)
     free = face.free & ~stopped
-    x = jnp.where(free, jnp.maximum(face.x + length * (target - face.x), 0), 0)
-    return face._replace(free=free, barred=face.barred | stopped, x=x), blocked
+    x, rest = jnp.where(free, x, 0), jnp.where(free, rest + length * step, 0)
+    point = _program.evaluate(program, x, jnp.maximum(rest, -x))
+    return face._replace(free=free, barred=face.barred | stopped, point=point), ~jnp.any(blocked)
 
 
-def _arrive(face, unblocked, quadratic, linear):
-    """At the minimum of a face let the steepest coordinate in; with none left to insert, keep the best arrival."""
-    slope = dot(quadratic, face.x) + linear
-    tolerance = _restricted.rounding_error(quadratic, linear, face.x) / 4
-    steepness = jnp.where(face.free | face.barred, jnp.inf, slope + tolerance)
+def _arrive(face, arrived, rounding):
+    """At the minimum of a face let the steepest coordinate in, or stop if the last faces brought nothing."""
+    point, best = face.point, face.best
+    steepness = jnp.where(face.free | face.barred, jnp.inf, point.slope + rounding / 64)
     steepest = jnp.argmin(steepness)
-    arrived = unblocked & (steepness[steepest] >= 0)
-    inserted = unblocked & ~arrived & (jnp.arange(linear.shape[0]) == steepest)
+    complete = arrived & (steepness[steepest] >= 0)
+    inserted = arrived & ~complete & (jnp.arange(point.x.shape[0]) == steepest)
 
-    residual = _residual(face.x, slope)
-    better = arrived & (residual < face.residual)
-    num_arrivals = face.num_arrivals + arrived.astype(jnp.int32)
-    stationary = jnp.all((slope >= -tolerance) & ((face.x == 0) | (slope <= tolerance)))
+    gain = best.value - point.value
+    num_arrivals = face.num_arrivals + complete.astype(jnp.int32)
+    idle = gain <= 4 * jnp.finfo(point.x.dtype).eps * jnp.abs(best.value)
+    better = gain > 0
     return face._replace(
         free=face.free | inserted,
         barred=face.barred & ~arrived,
-        best=jnp.where(better, face.x, face.best),
-        residual=jnp.where(better, residual, face.residual),
+        best=jax.tree.map(lambda new, old: jnp.where(better, new, old), point, best),
         num_arrivals=num_arrivals,
-        done=arrived & (stationary | (num_arrivals >= MAX_ARRIVALS)),
+        done=complete & (idle | (num_arrivals >= MAX_ARRIVALS)),
         num_steps=face.num_steps + 1,
     )
-
-
-def _residual(x, slope):
-    """Return max(max(−s), max |xs|), how far x and its slope are from optimality."""
-    return jnp.maximum(jnp.max(-slope), jnp.max(x * jnp.abs(slope)))

@@ -1,47 +1,97 @@
-"""The one linear-algebra step that every active-set method repeats: solve on the free coordinates."""
+"""The linear algebra that every method here repeats: solve on the free coordinates."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.lax import linalg
+from jax import lax
 
 from mtlgrad_jax.ground.grams import dot
+from mtlgrad_jax.solvers import _factor
+
+MAX_STEPS = 12  # of conjugate gradients
+NUM_REFINEMENTS = 6
 
 
-def minimize(
-    quadratic: jax.Array, linear: jax.Array, free: jax.Array, start: jax.Array | None, rho: float
-) -> jax.Array:
-    """Minimise ½xᵀQx + cᵀx over x with x = 0 outside `free`, by two proximal Newton steps.
-
-    A step minimises ½xᵀQx + cᵀx + ½ρ‖x − previous‖². With ρ a few rounding units the factor exists
-    whatever the rank of Q, and on a well-conditioned face the second step is iterative refinement.
+def factorize(matrix: jax.Array, free: jax.Array, ridge: jax.Array | float) -> Callable[[jax.Array], jax.Array]:
+    """Return b ↦ y with (A + ridge·I)y = b on the free coordinates and y = 0 elsewhere.
 
     Args:
-      quadratic: Q, shape `(n, n)`, positive semi-definite, diagonal of order one.
-      linear: c, shape `(n,)`.
+      matrix: A, shape `(n, n)`, positive semi-definite.
       free: Boolean, shape `(n,)`.
-      start: Shape `(n,)`, zero outside `free`; None stands for zero.
-      rho: ρ.
+      ridge: A scalar, or shape `(n,)`.
 
     Returns:
-      x, shape `(n,)`; not finite if there is no factor.
+      A linear function of vectors of shape `(n,)`; its values are not finite if there is no factor.
     """
-    mask = free.astype(quadratic.dtype)
-    diagonal = jnp.where(np.eye(mask.size, dtype=bool), (rho * mask + (1 - mask))[None, :], 0)
-    matrix = quadratic * mask[:, None] * mask[None, :] + diagonal
-    factor = linalg.cholesky(matrix.T, symmetrize_input=False)  # LAPACK's layout of a symmetric matrix: no copy
-
-    def solve(rhs):
-        column = (rhs * mask)[:, None]
-        column = linalg.triangular_solve(factor, column, left_side=True, lower=True)
-        column = linalg.triangular_solve(factor, column, left_side=True, lower=True, transpose_a=True)
-        return column[:, 0]
-
-    x = -solve(linear) if start is None else start - solve(dot(quadratic, start) + linear)
-    return x - solve(dot(quadratic, x) + linear)
+    mask = free.astype(matrix.dtype)
+    diagonal = jnp.where(np.eye(mask.size, dtype=bool), (ridge * mask + (1 - mask))[None, :], 0)
+    masked = matrix * mask[:, None] * mask[None, :] + diagonal
+    solve = _factor.cholesky(masked)
+    return lambda rhs: solve(rhs * mask)
 
 
-def rounding_error(quadratic: jax.Array, linear: jax.Array, x: jax.Array) -> jax.Array:
-    """Bound, up to a small factor, the rounding error of each component of Qx + c."""
-    eps = jnp.finfo(quadratic.dtype).eps
-    return eps * (dot(jnp.abs(quadratic), jnp.abs(x)) + jnp.abs(linear))
+def descend(matrix: jax.Array, solve: Callable, slope: jax.Array, free: jax.Array) -> jax.Array:
+    """Return the step to the minimum of a face, by conjugate gradients behind a regularised factor.
+
+    The factor alone would leave directions in which A is weaker than the ridge almost where they are.
+
+    Args:
+      matrix: A, shape `(n, n)`.
+      solve: From `factorize`, with the same free coordinates.
+      slope: Shape `(n,)`.
+      free: Boolean, shape `(n,)`.
+
+    Returns:
+      Shape `(n,)`, zero where not free; zero if there is no factor.
+    """
+    mask = free.astype(matrix.dtype)
+    residual = -slope * mask
+    along = solve(residual)
+    usable = jnp.all(jnp.isfinite(along))
+    along = jnp.where(usable, along, 0)
+    energy = dot(residual, along)
+    goal = energy * jnp.finfo(matrix.dtype).eps ** 0.75
+
+    def advance(state):
+        step, residual, along, energy, _, num_steps = state
+        image = dot(matrix, along) * mask
+        curvature = dot(along, image)
+        flat = ~(curvature > 0)
+        length = jnp.where(flat, 0, energy / jnp.where(flat, 1, curvature))
+        step, residual = step + length * along, residual - length * image
+        change = solve(residual)
+        left = dot(residual, change)
+        along = change + left / jnp.where(energy > 0, energy, 1) * along
+        return step, residual, along, left, flat | ~(left > goal), num_steps + 1
+
+    none = (0 * energy).astype(jnp.int32)
+    state = 0 * slope, residual, along, energy, ~(energy > 0), none
+    return lax.while_loop(lambda state: ~state[4] & (state[5] < MAX_STEPS), advance, state)[0]
+
+
+def differentiate(matrix: jax.Array, free: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Return b ↦ −y, Ay = b on a face: how its minimum moves when the slope there rises by b.
+
+    Linear in b, so that it is transposed for reverse mode. Where A is singular the minimum is not unique, and the
+    move is filtered: λ/(λ + ρ)² with ρ = √ε, its powers repeated, stands for 1/λ, and for zero at λ = 0.
+
+    Args:
+      matrix: A, shape `(n, n)`, positive semi-definite, diagonal of order one.
+      free: Boolean, shape `(n,)`.
+
+    Returns:
+      A linear function of vectors of shape `(n,)`, always finite, zero where not free.
+    """
+    mask = free.astype(matrix.dtype)
+    masked = matrix * mask[:, None] * mask[None, :]
+    solve = factorize(matrix, free, jnp.finfo(matrix.dtype).eps.item() ** 0.5)
+
+    def repeat(rhs):
+        y = solve(rhs)
+        for _ in range(NUM_REFINEMENTS):
+            y = y + solve(rhs - dot(masked, y))
+        return y
+
+    return lambda rhs: -repeat(dot(masked, repeat(rhs)))

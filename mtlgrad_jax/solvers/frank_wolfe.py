@@ -84,8 +84,8 @@ def frank_wolfe(
 
 def _fully_corrective(gram):
     everywhere = jnp.ones(gram.shape[0], bool)
-    quadratic, linear, ratio = penalized(gram, everywhere)
-    x, num_steps = _active_set.solve(quadratic, linear, start=jnp.zeros_like(linear))
+    program, ratio = penalized(gram, everywhere)
+    x, num_steps = _active_set.solve(program, start=jnp.zeros_like(ratio))
     return _Iterate(scale_to_simplex(x * ratio, everywhere), jnp.zeros_like(x[0]), num_steps)
 
 

@@ -1,0 +1,68 @@
+"""The one program behind all exact solvers, and its slope and value to twice the working precision."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtlgrad_jax.ground.grams import dot
+from mtlgrad_jax.solvers import _twofold
+
+
+class Program(NamedTuple):
+    """A convex program over x ≥ 0, in the coordinates of rows whose lengths are between one and two.
+
+    Without a share it is min ½xᵀQx + cᵀx. With one it is the program of smallest norm on a simplex in penalised form,
+
+        min ½xᵀQx + (cᵀx)(sᵀx) + ½(1 − sᵀx)²
+
+    in which c, zero in general, is what a measurement on J adds to Q. It is homogeneous apart from the scale of x, so
+    that its solution is exact for every weight of the penalty, not in a limit. The penalty stays a vector of its own:
+    added to Q, it would round away the last bits of Q.
+    """
+
+    quadratic: jax.Array  # Q (n, n), symmetric, positive semi-definite up to rounding, diagonal between one and four
+    linear: jax.Array  # c (n,)
+    share: jax.Array | None  # s (n,), between zero and one, zero off the simplex
+
+
+class Point(NamedTuple):
+    """A point as a sum of two floats, its slope and its value."""
+
+    x: jax.Array  # (n,), not negative
+    rest: jax.Array  # (n,), below the rounding error of x
+    slope: jax.Array  # (n,)
+    value: jax.Array  # ()
+
+
+def matrix_and_vector(program: Program) -> tuple[jax.Array, jax.Array]:
+    """Return A and b of the program as min ½xᵀAx + bᵀx, rounded."""
+    quadratic, linear, share = program
+    if share is None:
+        return quadratic, linear
+    return quadratic + share[:, None] * share[None, :], -share
+
+
+def evaluate(program: Program, x: jax.Array, rest: jax.Array) -> Point:
+    """Return x + rest with its slope and value."""
+    quadratic, linear, share = program
+    x, rest = _twofold.two_sum(x, rest)
+    high, low = _twofold.dot(quadratic, x)
+    low = low + dot(quadratic, rest)
+    if share is None:
+        high, error = _twofold.two_sum(high, linear)
+        slope = high + (low + error)
+        return Point(x, rest, slope, (dot(x, slope) + dot(x, linear)) / 2)
+    total, error = _twofold.dot(share[None, :], x)
+    deficit, missing = _twofold.two_sum(total[0], -jnp.ones_like(total[0]))  # sᵀx − 1
+    deficit = deficit + (missing + (error[0] + dot(share, rest)))
+    tilt = dot(linear, x)
+    high, error = _twofold.two_sum(high, share * deficit)
+    slope = high + (low + error + (share * tilt + linear * (1 + deficit)))
+    return Point(x, rest, slope, (dot(x, slope) - deficit) / 2)
+
+
+def rounding_error(matrix: jax.Array, vector: jax.Array, x: jax.Array) -> jax.Array:
+    """Bound, up to a small factor, the rounding error of each component of Ax + b in working precision."""
+    eps = jnp.finfo(matrix.dtype).eps
+    return eps * (dot(jnp.abs(matrix), jnp.abs(x)) + jnp.abs(vector))
