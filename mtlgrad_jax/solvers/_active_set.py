@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import _program, _restricted
 
 MAX_ARRIVALS = 10
@@ -47,7 +48,10 @@ def solve(program: _program.Program, start: jax.Array, needed: jax.Array | bool 
         factor = _restricted.factorize(matrix, face.free, ridge)
         step = _restricted.descend(matrix, factor, face.point.slope, face.free)
         face, arrived = _walk(program, face, step)
-        return _arrive(face, arrived, _program.rounding_error(matrix, vector, face.point.x))
+        face = _arrive(face, arrived, _program.rounding_error(matrix, vector, face.point.x))
+        # Below this the rounding of the matrix itself decides.
+        unknown = dot(face.best.x, dot(jnp.abs(matrix), face.best.x)) * jnp.finfo(matrix.dtype).eps / 64
+        return face._replace(done=face.done | (arrived & (face.best.value <= unknown) & (program.share is not None)))
 
     def unfinished(face):
         return ~face.done & (face.num_steps < 5 * n + 20)

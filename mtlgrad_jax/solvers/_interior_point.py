@@ -10,13 +10,14 @@ from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import _restricted
 
 MAX_STEPS = 30
+MAX_IDLE = 3
 
 
 class _Iterate(NamedTuple):
     x: jax.Array  # (n,), positive
     dual: jax.Array  # (n,), positive, the slope at the solution
-    error: jax.Array  # (), how far from optimality
-    stuck: jax.Array  # () bool, the last step did not help
+    best: tuple[jax.Array, jax.Array, jax.Array]  # both where the optimality conditions failed by least, and by how much
+    num_idle: jax.Array  # () int32, steps since then
     num_steps: jax.Array  # () int32
 
 
@@ -36,7 +37,7 @@ def solve(matrix: jax.Array, vector: jax.Array, needed: jax.Array):
     everywhere = vector == vector
 
     def advance(iterate):
-        x, dual, error, _, num_steps = iterate
+        x, dual, best, num_idle, num_steps = iterate
         # Unknowns dx/√(x/(1+…)): scaled to a diagonal of one, the matrix has a factor whatever x/dual is.
         diagonal = jnp.diagonal(matrix) + dual / x
         inverse = lax.rsqrt(diagonal)
@@ -57,21 +58,25 @@ def solve(matrix: jax.Array, vector: jax.Array, needed: jax.Array):
         centering = (jnp.maximum(after, 0) / mean) ** 3
         dx, ddual = direction(centering * mean - dx * ddual)
         length = 0.995 * jnp.minimum(_room(x, dx), _room(dual, ddual))
-        new_x, new_dual = x + length * dx, dual + length * ddual
-        usable = jnp.all(jnp.isfinite(new_x) & jnp.isfinite(new_dual) & (new_x > 0) & (new_dual > 0))
-        new_x, new_dual = jnp.where(usable, new_x, x), jnp.where(usable, new_dual, dual)
-        new_error = _error(matrix, vector, new_x, new_dual)
-        return _Iterate(new_x, new_dual, new_error, ~usable | (new_error > 0.9 * error), num_steps + 1)
+        x, dual = x + length * dx, dual + length * ddual
+        error = _error(matrix, vector, x, dual)
+        better = error < 0.9 * best[2]  # false where no step exists
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), (x, dual, error), best)
+        num_idle = jnp.where(jnp.isfinite(error), jnp.where(better, 0, num_idle + 1), MAX_IDLE)
+        return _Iterate(x, dual, best, num_idle, num_steps + 1)
 
     def unfinished(iterate):
-        return ~iterate.stuck & (iterate.error > eps / 8) & (iterate.num_steps < MAX_STEPS)
+        wanted = (iterate.best[2] > eps / 8) & (iterate.num_idle < MAX_IDLE)
+        return wanted & (iterate.num_steps < MAX_STEPS)
 
     x = 0 * vector + 1 / n
     dual = jnp.maximum(dot(matrix, x) + vector, 0) + 1 / n
     none = (0 * vector[0]).astype(jnp.int32)
-    start = _Iterate(x, dual, _error(matrix, vector, x, dual), (none > 0) | ~needed, none)
+    best = (x, dual, _error(matrix, vector, x, dual))
+    start = _Iterate(x, dual, best, jnp.where(needed, none, MAX_IDLE), none)
     end = lax.while_loop(unfinished, advance, start)
-    return jnp.where(end.x > end.dual, end.x, 0), end.num_steps
+    x, dual, _ = end.best
+    return jnp.where(x > dual, x, 0), end.num_steps
 
 
 def _room(x, step):

@@ -52,7 +52,7 @@ def solve(matrix: jax.Array, vector: jax.Array):
         slope = dot(matrix, x) + vector
         rounding = _program.rounding_error(matrix, vector, x)
         violated = jnp.where(free, x < 0, slope < -8 * rounding)
-        num_violated = jnp.sum(violated.astype(jnp.int32))
+        num_violated = jnp.sum(violated, dtype=jnp.int32)
         return _Pivot(
             free=free,
             x=x,
