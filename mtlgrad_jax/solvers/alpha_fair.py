@@ -4,11 +4,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jax.lax import linalg
 
-from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal, row_norms
+from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal, round_lengths, row_norms
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
+from mtlgrad_jax.solvers import _restricted, _twofold
 from mtlgrad_jax.solvers.min_norm import min_norm
 from mtlgrad_jax.typing import Gram, Solution
 
@@ -16,7 +17,7 @@ MAX_STEPS = 60
 
 
 class _Newton(NamedTuple):
-    v: jax.Array  # (T,), weights of the gradients of length one, positive
+    v: jax.Array  # (T,), weights of the gradients scaled to lengths between one and two, positive
     change: jax.Array  # (), largest relative change of the last step
     num_steps: jax.Array  # () int32
 
@@ -61,18 +62,30 @@ def alpha_fair(gram: Gram, *, alpha: jax.Array | float = 1.0, log2_scale: jax.Ar
 
     half = exponent_of(jnp.max(row_norms(safe)))
     unit = scale_by_power_of_two(safe, -2 * half)
-    correlation, lengths = normalize_rows(unit)
-    present = lengths > 0
-    shortest = min_norm(correlation).x
-    hull = dot(shortest, dot(correlation, shortest))  # squared distance of the hull of unit gradients from zero
-    solvable = hull > 8 * jnp.finfo(gram.dtype).eps
-    v, num_steps = _newton(correlation, jnp.where(present, lengths, 1), alpha, solvable)
-    weights = jnp.where(solvable & present, v * reciprocal(lengths), 0)
+    scaled, units = round_lengths(unit)
+    present = units > 0
+    solvable = _agree(scaled)
+    v, num_steps = _newton(scaled, jnp.where(present, reciprocal(units), 1), alpha, solvable)
+    weights = jnp.where(solvable & present, v * units, 0)
 
-    progress = jnp.where(present, jnp.power(weights, 1 / alpha) * dot(unit, weights), 1)
+    known = lax.stop_gradient(weights)
+    progress = jnp.where(present, jnp.power(known, 1 / alpha) * _progress(lax.stop_gradient(unit), known), 1)
     gap = jnp.where(jnp.any(present) & ~solvable, jnp.inf, jnp.max(jnp.abs(progress - 1)))
     weights = _rescale(weights, -2 * alpha / (1 + alpha), half + jnp.asarray(log2_scale))
-    return Solution(jnp.where(finite, weights, jnp.nan), jnp.where(finite, gap, jnp.inf), num_steps)
+    return Solution(jnp.where(finite, weights, jnp.nan), jnp.where(finite, lax.stop_gradient(gap), jnp.inf), num_steps)
+
+
+def _agree(scaled):
+    """Tell whether the hull of the rows is away from zero by more than the rounding error of a Gram matrix."""
+    scaled = lax.stop_gradient(scaled)
+    shortest = min_norm(scaled).x
+    hull = dot(shortest, _progress(scaled, shortest))
+    return hull > 0.6 * jnp.finfo(scaled.dtype).eps * dot(shortest, dot(jnp.abs(scaled), shortest))
+
+
+def _progress(gram, weights):
+    high, low = _twofold.dot(gram, weights)
+    return high + low
 
 
 def fairness_gap(gram: Gram, weights: jax.Array, *, alpha: jax.Array | float = 1.0) -> jax.Array:
@@ -105,38 +118,61 @@ def fairness_gap(gram: Gram, weights: jax.Array, *, alpha: jax.Array | float = 1
     return jnp.where(jnp.any(present) & ~(mean > 0), jnp.inf, deviation)
 
 
-def _newton(correlation, lengths, alpha, needed):
-    """Solve (Cv)ᵢ = κᵢ vᵢ^(−1/α), κᵢ = ‖gᵢ‖^(1/α − 1), the program of unit gradients."""
+@jax.custom_jvp
+def _newton(scaled, lengths, alpha, needed):
+    """Solve (Qv)ᵢ = κᵢ vᵢ^(−1/α), κᵢ = ‖gᵢ‖^(1/α − 1), the program of scaled gradients."""
     num_tasks = lengths.shape[0]
-    eps = jnp.finfo(lengths.dtype).eps
-    power = 1 - 1 / alpha
-    kappa = jnp.power(lengths, -power)
+    eps = jnp.finfo(lengths.dtype).eps.item()
+    kappa, power = _rewards(lengths, alpha)
     largest_fall = 1 - jnp.power(2 / 3, 1 / (1 + 1 / alpha)).astype(lengths.dtype)  # curvature rises by ≤ 3/2
-    identity = jnp.eye(num_tasks, dtype=lengths.dtype)
+    everyone = lengths > 0
 
     def advance(newton):
         v = newton.v
         reward = kappa * jnp.power(v, power)
-        residual = reward - v * dot(correlation, v)
-        matrix = correlation * v[:, None] * v[None, :] + jnp.diag(reward / alpha)
-        inverse = 1 / jnp.sqrt(jnp.diagonal(matrix))
-        matrix = matrix * inverse[:, None] * inverse[None, :] + 8 * num_tasks * eps * identity
-        factor = linalg.cholesky(matrix, symmetrize_input=False)
-        column = linalg.triangular_solve(factor, (residual * inverse)[:, None], left_side=True, lower=True)
-        column = linalg.triangular_solve(factor, column, left_side=True, lower=True, transpose_a=True)
-        change = column[:, 0] * inverse
+        matrix, inverse = _curvature(scaled, v, reward / alpha)
+        factor = _restricted.factorize(matrix, everyone, 2 * eps * num_tasks**0.5)
+        slope = (v * _progress(scaled, v) - reward) * inverse
+        change = _restricted.descend(matrix, factor, slope, everyone) * inverse
         fall = jnp.max(-change)
         change = change * jnp.where(fall > largest_fall, largest_fall / jnp.where(fall > 0, fall, 1), 1)
         return _Newton(v * (1 + change), jnp.max(jnp.abs(change)), newton.num_steps + 1)
 
     def unfinished(newton):
-        return (newton.change > jnp.sqrt(eps)) & (newton.num_steps < MAX_STEPS)
+        return (newton.change > eps**0.5) & (newton.num_steps < MAX_STEPS)
 
     # Exact if all tasks agree; otherwise too small, from where Newton steps double the weights.
     start = jnp.power(kappa / num_tasks, 1 / (1 + 1 / alpha))
     none = (0 * start[0]).astype(jnp.int32)
     end = lax.while_loop(unfinished, advance, _Newton(start, needed.astype(start.dtype), none))
     return end.v, end.num_steps
+
+
+@_newton.defjvp
+def _move(primals, tangents):
+    """Differentiate Qv = κv^(−1/α); lengths are powers of two and do not vary."""
+    scaled, lengths, alpha, _ = primals
+    scaled_dot, _, alpha_dot, _ = tangents
+    v, num_steps = _newton(*primals)
+    kappa, power = _rewards(lengths, alpha)
+    reward = kappa * jnp.power(v, power)
+    matrix, inverse = _curvature(scaled, v, reward / alpha)
+    rise = reward * (jnp.log(v) - jnp.log(lengths)) / (alpha * alpha) * alpha_dot
+    slope_dot = v * dot(scaled_dot, v) - rise
+    v_dot = v * inverse * _restricted.differentiate(matrix, v > 0)(slope_dot * inverse)
+    return (v, num_steps), (v_dot, np.zeros((), jax.dtypes.float0))
+
+
+def _rewards(lengths, alpha):
+    power = 1 - 1 / alpha
+    return jnp.power(lengths, -power), power
+
+
+def _curvature(scaled, v, diagonal):
+    """Return Q∘vvᵀ plus a diagonal, scaled to a diagonal of ones, and its scale."""
+    matrix = scaled * v[:, None] * v[None, :] + jnp.diag(diagonal)
+    inverse = lax.rsqrt(jnp.diagonal(matrix))
+    return matrix * inverse[:, None] * inverse[None, :], inverse
 
 
 def _rescale(weights, degree, exponent):
