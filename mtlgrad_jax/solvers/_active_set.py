@@ -26,7 +26,7 @@ class _Face(NamedTuple):
     num_steps: jax.Array  # () int32
 
 
-def solve(program: _program.Program, start: jax.Array, needed: jax.Array | bool = True):
+def solve(program: _program.Program, start: jax.Array, needed: jax.Array | bool = True, resolution: float = 1 / 64):
     """Solve a program by inserting the steepest coordinate and re-optimising.
 
     Factors are in working precision, slopes and values in twice that: what is left to gain is always known, and
@@ -36,6 +36,7 @@ def solve(program: _program.Program, start: jax.Array, needed: jax.Array | bool 
       program: See `_program.Program`.
       start: A feasible point, shape `(n,)`.
       needed: If false, return `start` at once.
+      resolution: Slopes and values below this many rounding errors of A count as zero.
 
     Returns:
       x, shape `(n,)`, and the number of steps, at most `5n + 20`.
@@ -48,9 +49,9 @@ def solve(program: _program.Program, start: jax.Array, needed: jax.Array | bool 
         factor = _restricted.factorize(matrix, face.free, ridge)
         step = _restricted.descend(matrix, factor, face.point.slope, face.free)
         face, arrived = _walk(program, face, step)
-        face = _arrive(face, arrived, _program.rounding_error(matrix, vector, face.point.x))
+        face = _arrive(face, arrived, resolution * _program.rounding_error(matrix, vector, face.point.x))
         # Below this the rounding of the matrix itself decides.
-        unknown = dot(face.best.x, dot(jnp.abs(matrix), face.best.x)) * jnp.finfo(matrix.dtype).eps / 64
+        unknown = dot(face.best.x, dot(jnp.abs(matrix), face.best.x)) * jnp.finfo(matrix.dtype).eps * resolution
         return face._replace(done=face.done | (arrived & (face.best.value <= unknown) & (program.share is not None)))
 
     def unfinished(face):
@@ -90,10 +91,10 @@ def _walk(program, face, step):
     return face._replace(free=free, barred=face.barred | stopped, point=point), ~jnp.any(blocked)
 
 
-def _arrive(face, arrived, rounding):
+def _arrive(face, arrived, tolerance):
     """At the minimum of a face let the steepest coordinate in, or stop if the last faces brought nothing."""
     point, best = face.point, face.best
-    steepness = jnp.where(face.free | face.barred, jnp.inf, point.slope + rounding / 64)
+    steepness = jnp.where(face.free | face.barred, jnp.inf, point.slope + tolerance)
     steepest = jnp.argmin(steepness)
     complete = arrived & (steepness[steepest] >= 0)
     inserted = arrived & ~complete & (jnp.arange(point.x.shape[0]) == steepest)
