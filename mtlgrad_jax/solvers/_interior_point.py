@@ -16,7 +16,9 @@ MAX_IDLE = 3
 class _Iterate(NamedTuple):
     x: jax.Array  # (n,), positive
     dual: jax.Array  # (n,), positive, the slope at the solution
-    best: tuple[jax.Array, jax.Array, jax.Array]  # both where the optimality conditions failed by least, and by how much
+    best: tuple[
+        jax.Array, jax.Array, jax.Array
+    ]  # both where the optimality conditions failed by least, and by how much
     num_idle: jax.Array  # () int32, steps since then
     num_steps: jax.Array  # () int32
 

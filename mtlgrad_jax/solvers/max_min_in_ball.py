@@ -102,7 +102,9 @@ def _move(primals, tangents):
     raised = -units * move(units)  # per unit of the level
 
     reach_square = dot(p, dot(gram, p))
-    reach_dot = radius * (radius_dot * reach_square + radius * (dot(p, dot(gram, p_dot)) + dot(p, dot(gram_dot, p)) / 2))
+    reach_dot = radius * (
+        radius_dot * reach_square + radius * (dot(p, dot(gram, p_dot)) + dot(p, dot(gram_dot, p)) / 2)
+    )
     slope = dot(gram, x)
     growth = dot(slope, raised)
     on_sphere = (dot(x, slope) >= 0.99 * radius * radius * reach_square) & (growth > 0)

@@ -65,8 +65,7 @@ def spread(num_tasks, rng):
 
 
 FAMILIES = {
-    f.__name__: f
-    for f in (gaussian, correlated, clusters, cone, ties, kahan, duplicated, low_rank, integers, spread)
+    f.__name__: f for f in (gaussian, correlated, clusters, cone, ties, kahan, duplicated, low_rank, integers, spread)
 }
 OPPOSED = {
     f"near_opposed_{eps:g}": lambda num_tasks, rng, eps=eps: near_opposed(num_tasks, eps, int(rng.integers(1 << 30)))

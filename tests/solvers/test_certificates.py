@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from cases import BENIGN, DEGENERATE
 from cases import draw as draw_case
-from families import FAMILIES, OPPOSED, draw, excess, near_opposed
+from families import FAMILIES, OPPOSED, draw, exact_weights, near_opposed
 
 import mtlgrad_jax as mtl
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.solvers.certificates import min_norm_gap, relative_gap, worst_cosine
 
 ROUNDING = 1e-6
-certify = jax.jit(lambda gram, weights, num_simplex: (worst_cosine(gram, weights), relative_gap(gram, weights, num_simplex)))
+certify = jax.jit(
+    lambda gram, weights, num_simplex: (worst_cosine(gram, weights), relative_gap(gram, weights, num_simplex))
+)
 
 
 def truth(rows, weights, num_simplex):
@@ -22,9 +24,9 @@ def truth(rows, weights, num_simplex):
     lengths = np.linalg.norm(rows, axis=1)
     if not update.any():
         return 0, 0
-    cosine = (rows @ update / np.where(lengths > 0, lengths, np.inf)).min() / np.linalg.norm(update)
-    relative, best = excess(rows, weights, num_simplex)
-    return cosine, relative * best / (update @ update)
+    best = exact_weights(rows, num_simplex) @ rows
+    cosines = rows[lengths > 0] @ update / lengths[lengths > 0] / np.linalg.norm(update)
+    return cosines.min(), 1 - (best @ best) / (update @ update)
 
 
 def assert_honest(rows, weights, num_simplex):
@@ -65,7 +67,9 @@ def test_good_answers_are_certified_and_unknown_ones_are_not():
     for name in ("gaussian", "spread_4", "spread_12", "correlated", "duplicated"):
         for num_simplex in (1, 4, 8):
             rows = draw_case(name, 8, 0)
-            cosine, gap = assert_honest(rows, mtl.solvers.min_norm(stacked.gram(jnp.asarray(rows)), num_simplex).x, num_simplex)
+            cosine, gap = assert_honest(
+                rows, mtl.solvers.min_norm(stacked.gram(jnp.asarray(rows)), num_simplex).x, num_simplex
+            )
             assert cosine > -1e-5 and gap < 1e-4, (name, num_simplex)
     rows = near_opposed(8, 1e-4, 0).astype(np.float32)
     cosine, gap = assert_honest(rows, mtl.solvers.min_norm(stacked.gram(jnp.asarray(rows))).x, 8)

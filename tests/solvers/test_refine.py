@@ -9,7 +9,9 @@ import mtlgrad_jax as mtl
 from mtlgrad_jax.jacobians import stacked
 
 
-@pytest.mark.parametrize(("num_tasks", "num_simplex", "eps", "num_passes"), [(8, 8, 3e-3, 1), (8, 8, 1e-3, 3), (8, 4, 3e-3, 1)])
+@pytest.mark.parametrize(
+    ("num_tasks", "num_simplex", "eps", "num_passes"), [(8, 8, 3e-3, 1), (8, 8, 1e-3, 3), (8, 4, 3e-3, 1)]
+)
 def test_a_measurement_corrects_the_gram_matrix(num_tasks, num_simplex, eps, num_passes):
     for seed in range(6):
         rows = near_opposed(num_tasks, eps, seed).astype(np.float32)
