@@ -29,7 +29,7 @@ EXCESS, FACTOR, SHORTEST = 2e-6, 3.0, 1e-6
 
 
 def judge(rows, num_simplex):
-    """Return our excess, that of float64 on the same Gram matrix, the worst cosine and the steps; None if not judged."""
+    """Return our excess, that of float64 on the same Gram matrix, the worst cosine and steps; None if not judged."""
     gram = mtl.jacobians.stacked.gram(jnp.asarray(rows))
     solution = mtl.solvers.min_norm(gram, num_simplex)
     rows = rows.astype(np.float64)

@@ -67,7 +67,8 @@ def round_lengths(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
       matrix: Shape `(n, n)`.
 
     Returns:
-      The scaled matrix, with a one in place of a zero on the diagonal, and the factor of every row, zero for a zero row.
+      The scaled matrix, with a one in place of a zero on the diagonal, and the factor of every row, zero for a
+      zero row.
     """
     lengths = row_norms(matrix)
     unit = scale_by_power_of_two(jnp.ones_like(lengths), -exponent_of(lengths))

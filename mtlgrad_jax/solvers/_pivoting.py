@@ -13,7 +13,6 @@ from jax import lax
 from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import _program, _restricted
 
-
 MAX_IDLE = 5  # steps without fewer violations; it is a cycle then
 
 

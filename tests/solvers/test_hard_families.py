@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import FAMILIES, OPPOSED, draw, excess, exact_weights, near_opposed, simplex_sizes, square_root
+from families import FAMILIES, OPPOSED, draw, exact_weights, excess, near_opposed, simplex_sizes, square_root
 
 import mtlgrad_jax as mtl
 from mtlgrad_jax.jacobians import stacked
