@@ -8,7 +8,15 @@ float32 Gram matrix, or 2e-6. An optimum shorter than 1e-3 times the shortest ro
 the rounding of G decides. Beside it the worst cosine of a direction with a row that it may not hurt. `near_opposed` has
 rows ±c + ε(dᵢ + e).
 
-LAST_FIGURES
+Last figures (jax 0.10.2, CPU, 25 draws of near opposition with P = 60; in brackets float64 on the same Gram matrix):
+
+    T      8      8     16     64     64     64    128
+    ε   1e-2   1e-2   1e-2   1e-2   5e-3   3e-3   1e-2
+    p      8      4     16     64     64     64     64
+      1.4e-6 4.8e-7 1.1e-6 5.4e-6 1.1e-4 7.2e-4 5.2e-6
+     (6.1e-7 3.9e-7 1.1e-6 5.2e-6 9.9e-5 6.7e-4 6.2e-6)
+
+One draw of the 225 is beyond three times its reference (T = 128). What float64 leaves is the rounding of G.
 """
 
 import argparse
@@ -75,7 +83,7 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true", help="one size, one draw")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    sizes, num_draws = ((8,), 1) if options.quick else ((3, 8, 32, 128), 5)
+    sizes, num_draws = ((8,), 1) if options.quick else ((8, 64), 3)
     rows = []
     for family in FAMILIES | OPPOSED:
         for num_tasks in sizes:
