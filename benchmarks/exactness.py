@@ -59,12 +59,12 @@ def worst(family, num_tasks, num_draws):
     if not judged:
         return row | {"met": True}
     return row | {
-        "excess": max(case[0] for case in judged),
-        "excess in float64": max(case[1] for case in judged),
-        "worst cosine": min(case[2] for case in judged),
+        "excess": float(max(case[0] for case in judged)),
+        "excess in float64": float(max(case[1] for case in judged)),
+        "worst cosine": float(min(case[2] for case in judged)),
         "most steps": max(case[3] for case in judged),
-        "missed": sum(case[0] > max(FACTOR * case[1], EXCESS) for case in judged),
-        "met": all(case[0] <= max(FACTOR * case[1], EXCESS) for case in judged),
+        "missed": int(sum(case[0] > max(FACTOR * case[1], EXCESS) for case in judged)),
+        "met": bool(all(case[0] <= max(FACTOR * case[1], EXCESS) for case in judged)),
     }
 
 
