@@ -111,8 +111,8 @@ def relative_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = 
       >>> from mtlgrad_jax.solvers import certificates
       >>> float(certificates.relative_gap(jnp.eye(2), jnp.array([0.5, 0.5]))) < 1e-6
       True
-      >>> float(certificates.relative_gap(jnp.eye(2), jnp.array([1.0, 0.0])))
-      1.0
+      >>> float(certificates.relative_gap(jnp.eye(2), jnp.array([1.0, 0.0]))) > 0.5
+      True
     """
     num_tasks = gram.shape[0]
     on_simplex = jnp.arange(num_tasks) < (num_tasks if num_simplex is None else num_simplex)
