@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.ground.grams import reciprocal
+from mtlgrad_jax.ground.members import any_member
 from mtlgrad_jax.solvers import _active_set, _interior_point, _pivoting, _program
 
 ENOUGH = 16.0  # rounding units of the value
@@ -20,23 +20,21 @@ def solve(program: _program.Program) -> tuple[jax.Array, jax.Array]:
       x, shape `(n,)`, and the number of steps of all methods.
     """
     matrix, vector = _program.matrix_and_vector(program)
-    strength = jnp.max(jnp.abs(vector))
-    unit = reciprocal(strength)
-    vector = vector * unit
     x, solved, doubt, num_pivots = _pivoting.solve(matrix, vector)
     value = dot_value(program, x, vector)
     precise = solved & (doubt <= ENOUGH * jnp.finfo(x.dtype).eps * value)
 
+    def accept():
+        return x, 0 * num_pivots
+
     def fall_back():
-        # Under vmap both branches run, so the fallbacks must also know by themselves that they are not needed.
         inside, num_inside = _interior_point.solve(matrix, vector, needed=~solved)
         start = jnp.where(solved, x, inside)
-        scaled = program if program.share is not None else program._replace(linear=vector)
-        point, num_insertions = _active_set.solve(scaled, start, needed=~precise)
-        return point, num_inside + num_insertions
+        point, num_insertions = _active_set.solve(program, start, needed=~precise)
+        return jnp.where(precise, x, point), num_inside + num_insertions
 
-    x, num_more = lax.cond(precise, lambda: (x, 0 * num_pivots), fall_back)
-    return x * strength, num_pivots + num_more
+    x, num_more = lax.cond(any_member(~precise), fall_back, accept)
+    return x, num_pivots + num_more
 
 
 def dot_value(program, x, vector):

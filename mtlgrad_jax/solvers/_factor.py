@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.lax import linalg
+from jax.tree_util import Partial
 
 from mtlgrad_jax.ground.grams import dot
 
@@ -21,17 +22,18 @@ def cholesky(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
       matrix: A, shape `(n, n)`, symmetric.
 
     Returns:
-      A linear function of vectors of shape `(n,)`; its values are not finite if there is no factor.
+      A linear function of vectors of shape `(n,)`, and a pytree, so that a loop can carry it; its values are not
+      finite if there is no factor.
     """
     if matrix.shape[0] > LARGEST:
-        return _in_blocks(matrix)
-    factor = linalg.cholesky(matrix.T, symmetrize_input=False)  # LAPACK's layout of a symmetric matrix: no copy
+        return Partial(_substitute_blocks, *_in_blocks(matrix))
+    # LAPACK's layout of a symmetric matrix: no copy.
+    return Partial(_substitute, linalg.cholesky(matrix.T, symmetrize_input=False))
 
-    def solve(rhs):
-        column = linalg.triangular_solve(factor, rhs[:, None], left_side=True, lower=True)
-        return linalg.triangular_solve(factor, column, left_side=True, lower=True, transpose_a=True)[:, 0]
 
-    return solve
+def _substitute(factor, rhs):
+    column = linalg.triangular_solve(factor, rhs[:, None], left_side=True, lower=True)
+    return linalg.triangular_solve(factor, column, left_side=True, lower=True, transpose_a=True)[:, 0]
 
 
 def _in_blocks(matrix):
@@ -50,17 +52,18 @@ def _in_blocks(matrix):
         matrix = matrix.at[cut.stop :, cut.stop :].add(-rest)
         columns.append(column[BLOCK:])
         inverses.append(inverse)
+    return columns, inverses
 
-    def solve(rhs):
-        x = jnp.pad(rhs, (0, padding))
-        for cut, below, inverse in zip(cuts, columns, inverses, strict=True):
-            x = x.at[cut].set(dot(inverse, x[cut]))
-            x = x.at[cut.stop :].add(-dot(below, x[cut]))
-        for cut, below, inverse in reversed(list(zip(cuts, columns, inverses, strict=True))):
-            x = x.at[cut].set(dot(inverse.T, x[cut] - dot(below.T, x[cut.stop :])))
-        return x[:n]
 
-    return solve
+def _substitute_blocks(columns, inverses, rhs):
+    cuts = [slice(k * BLOCK, (k + 1) * BLOCK) for k in range(len(inverses))]
+    x = jnp.pad(rhs, (0, len(inverses) * BLOCK - rhs.size))
+    for cut, below, inverse in zip(cuts, columns, inverses, strict=True):
+        x = x.at[cut].set(dot(inverse, x[cut]))
+        x = x.at[cut.stop :].add(-dot(below, x[cut]))
+    for cut, below, inverse in reversed(list(zip(cuts, columns, inverses, strict=True))):
+        x = x.at[cut].set(dot(inverse.T, x[cut] - dot(below.T, x[cut.stop :])))
+    return x[: rhs.size]
 
 
 def _invert(lower):

@@ -4,6 +4,7 @@ It needs a handful of steps whatever the size, which is what an accelerator want
 when the matrix is singular; then it says so, and other methods take over.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,17 +14,13 @@ from jax import lax
 from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import _program, _restricted
 
-MAX_IDLE = 5  # steps without fewer violations; it is a cycle then
-
 
 class _Pivot(NamedTuple):
     free: jax.Array  # (n,) bool
+    solve: Callable  # on the free coordinates
     x: jax.Array  # (n,)
+    slope: jax.Array  # (n,)
     violated: jax.Array  # (n,) bool, on the wrong side: x < 0 where free, slope < 0 elsewhere
-    unsolved: jax.Array  # () bool, an equation of a free coordinate does not hold to rounding
-    doubt: jax.Array  # (), estimate of what is left to gain
-    fewest: jax.Array  # () int32, the smallest number of violated coordinates so far
-    num_idle: jax.Array  # () int32, steps since it fell
     num_steps: jax.Array  # () int32
 
 
@@ -36,39 +33,41 @@ def solve(matrix: jax.Array, vector: jax.Array):
 
     Returns:
       x ≥ 0, whether it satisfies the optimality conditions to rounding, an estimate of what is left to gain in
-      the objective, and the number of steps.
+      the objective for a b of order one, and the number of steps.
     """
     ridge = 8 * jnp.finfo(matrix.dtype).eps.item()
+    max_steps = 6 + 2 * vector.size.bit_length()  # about twice what full rank was seen to need; else it is a cycle
 
     def exchange(pivot):
         free = pivot.free ^ pivot.violated
-        factor = _restricted.factorize(matrix, free, ridge)
-        first = -factor(vector)
-        residual = dot(matrix, first) + vector
-        correction = factor(residual)
-        x = first - correction
+        solve = _restricted.factorize(matrix, free, ridge)
+        x = -solve(vector)
         x = jnp.where(jnp.isfinite(x), x, -1)  # no factor: every coordinate counts as violated
         slope = dot(matrix, x) + vector
         rounding = _program.rounding_error(matrix, vector, x)
         violated = jnp.where(free, x < 0, slope < -8 * rounding)
-        num_violated = jnp.sum(violated, dtype=jnp.int32)
-        return _Pivot(
-            free=free,
-            x=x,
-            violated=violated,
-            unsolved=jnp.any(free & (jnp.abs(slope) > 4 * rounding)),
-            doubt=jnp.abs(dot(residual, correction)) + jnp.max(jnp.where(free, 0, -slope), initial=0),
-            fewest=jnp.minimum(num_violated, pivot.fewest),
-            num_idle=jnp.where(num_violated < pivot.fewest, 0, pivot.num_idle + 1),
-            num_steps=pivot.num_steps + 1,
-        )
+        return _Pivot(free, solve, x, slope, violated, pivot.num_steps + 1)
 
     def unfinished(pivot):
-        return jnp.any(pivot.violated) & (pivot.num_idle < MAX_IDLE)
+        return jnp.any(pivot.violated) & (pivot.num_steps < max_steps)
 
-    zero = jnp.zeros_like(vector)
-    none = (0 * vector[0]).astype(jnp.int32)  # varies over a mesh as the input does
+    zero = 0 * vector
+    none = zero[0].astype(jnp.int32)  # varies over a mesh as the input does
     never = vector > jnp.inf
-    start = _Pivot(never, zero, vector < 0, never[0], zero[0], none + vector.shape[0] + 1, none, none)
-    end = lax.while_loop(unfinished, exchange, start)
-    return jnp.maximum(end.x, 0), ~(jnp.any(end.violated) | end.unsolved), end.doubt, end.num_steps
+    empty = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(zero[0], leaf.shape), jax.eval_shape(_restricted.factorize, matrix, never, ridge)
+    )
+    end = lax.while_loop(unfinished, exchange, _Pivot(never, empty, zero, vector, vector < 0, none))
+    return *_refine(matrix, vector, end), end.num_steps
+
+
+def _refine(matrix, vector, end):
+    """Take the step of iterative refinement that tells how well the face is conditioned, and judge where it leads."""
+    correction = end.solve(end.slope)
+    x = end.x - correction
+    slope = dot(matrix, x) + vector
+    rounding = _program.rounding_error(matrix, vector, x)
+    wrong = jnp.where(end.free, (x < 0) | (jnp.abs(slope) > 4 * rounding), slope < -8 * rounding)
+    doubt = jnp.abs(dot(end.slope, correction)) + jnp.max(jnp.where(end.free, 0, -slope), initial=0)
+    solved = ~jnp.any(wrong | end.violated)
+    return jnp.where(x > 0, x, 0), solved, doubt

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.tree_util import Partial
 
 from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import _factor
@@ -23,13 +24,16 @@ def factorize(matrix: jax.Array, free: jax.Array, ridge: jax.Array | float) -> C
       ridge: A scalar, or shape `(n,)`.
 
     Returns:
-      A linear function of vectors of shape `(n,)`; its values are not finite if there is no factor.
+      A linear function of vectors of shape `(n,)`, and a pytree; its values are not finite if there is no factor.
     """
     mask = free.astype(matrix.dtype)
     diagonal = jnp.where(np.eye(mask.size, dtype=bool), (ridge * mask + (1 - mask))[None, :], 0)
     masked = matrix * mask[:, None] * mask[None, :] + diagonal
-    solve = _factor.cholesky(masked)
-    return lambda rhs: solve(rhs * mask)
+    return Partial(_solve_masked, _factor.cholesky(masked), mask)
+
+
+def _solve_masked(solve, mask, rhs):
+    return solve(rhs * mask)
 
 
 def descend(matrix: jax.Array, solve: Callable, slope: jax.Array, free: jax.Array) -> jax.Array:
