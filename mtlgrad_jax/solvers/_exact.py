@@ -6,6 +6,7 @@ from jax import lax
 
 from mtlgrad_jax.ground.members import any_member
 from mtlgrad_jax.solvers import _active_set, _interior_point, _pivoting, _program
+from mtlgrad_jax.solvers._totals import total
 
 ENOUGH = 16.0  # rounding units of the value
 
@@ -39,5 +40,5 @@ def solve(program: _program.Program) -> tuple[jax.Array, jax.Array]:
 
 def dot_value(program, x, vector):
     """Return the value of a solution: half the squared length of what is left, or of what was added."""
-    along = -jnp.sum(x * vector)
+    along = -total(x * vector)
     return (along if program.share is None else jnp.maximum(1 - along, 0)) / 2

@@ -8,6 +8,7 @@ from jax import lax
 
 from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import _restricted
+from mtlgrad_jax.solvers._totals import total
 
 MAX_STEPS = 30
 MAX_IDLE = 3
@@ -54,12 +55,12 @@ def solve(matrix: jax.Array, vector: jax.Array, needed: jax.Array):
             step = factor(rhs * inverse) * inverse
             return step, (target - dual * step) / x - dual
 
-        mean = dot(x, dual) / n
+        mean = total(x * dual) / n
         dx, ddual = direction(0 * x)
-        after = dot(x + _room(x, dx) * dx, dual + _room(dual, ddual) * ddual) / n
+        after = total((x + _room(x, dx) * dx) * (dual + _room(dual, ddual) * ddual)) / n
         centering = (jnp.maximum(after, 0) / mean) ** 3
         dx, ddual = direction(centering * mean - dx * ddual)
-        length = 0.995 * jnp.minimum(_room(x, dx), _room(dual, ddual))
+        length = 0.995 * _room(jnp.concatenate([x, dual]), jnp.concatenate([dx, ddual]))
         x, dual = x + length * dx, dual + length * ddual
         error = _error(matrix, vector, x, dual)
         better = error < 0.9 * best[2]  # false where no step exists
@@ -87,4 +88,4 @@ def _room(x, step):
 
 
 def _error(matrix, vector, x, dual):
-    return jnp.maximum(dot(x, dual), jnp.max(jnp.abs(dot(matrix, x) + vector - dual)))
+    return jnp.maximum(total(x * dual), jnp.max(jnp.abs(dot(matrix, x) + vector - dual)))

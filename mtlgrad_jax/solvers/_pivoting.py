@@ -13,6 +13,7 @@ from jax import lax
 
 from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import _program, _restricted
+from mtlgrad_jax.solvers._totals import some, total
 
 
 class _Pivot(NamedTuple):
@@ -49,7 +50,7 @@ def solve(matrix: jax.Array, vector: jax.Array):
         return _Pivot(free, solve, x, slope, violated, pivot.num_steps + 1)
 
     def unfinished(pivot):
-        return jnp.any(pivot.violated) & (pivot.num_steps < max_steps)
+        return some(pivot.violated) & (pivot.num_steps < max_steps)
 
     zero = 0 * vector
     none = zero[0].astype(jnp.int32)  # varies over a mesh as the input does
@@ -68,6 +69,6 @@ def _refine(matrix, vector, end):
     slope = dot(matrix, x) + vector
     rounding = _program.rounding_error(matrix, vector, x)
     wrong = jnp.where(end.free, (x < 0) | (jnp.abs(slope) > 4 * rounding), slope < -8 * rounding)
-    doubt = jnp.abs(dot(end.slope, correction)) + jnp.max(jnp.where(end.free, 0, -slope), initial=0)
-    solved = ~jnp.any(wrong | end.violated)
+    doubt = jnp.abs(total(end.slope * correction)) + total(jnp.where(end.free, 0, jnp.maximum(-slope, 0)))
+    solved = ~some(wrong | end.violated)
     return jnp.where(x > 0, x, 0), solved, doubt

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import _twofold
+from mtlgrad_jax.solvers._totals import total
 
 
 class Program(NamedTuple):
@@ -47,19 +48,19 @@ def evaluate(program: Program, x: jax.Array, rest: jax.Array) -> Point:
     """Return x + rest with its slope and value."""
     quadratic, linear, share = program
     x, rest = _twofold.two_sum(x, rest)
-    high, low = _twofold.dot(quadratic, x)
-    low = low + dot(quadratic, rest)
+    rows = quadratic if share is None else jnp.concatenate([quadratic, share[None, :]])
+    high, low = _twofold.dot(rows, x)
+    low = low + dot(rows, rest)
     if share is None:
         high, error = _twofold.two_sum(high, linear)
         slope = high + (low + error)
-        return Point(x, rest, slope, (dot(x, slope) + dot(x, linear)) / 2)
-    total, error = _twofold.dot(share[None, :], x)
-    deficit, missing = _twofold.two_sum(total[0], -jnp.ones_like(total[0]))  # sᵀx − 1
-    deficit = deficit + (missing + (error[0] + dot(share, rest)))
-    tilt = dot(linear, x)
-    high, error = _twofold.two_sum(high, share * deficit)
-    slope = high + (low + error + (share * tilt + linear * (1 + deficit)))
-    return Point(x, rest, slope, (dot(x, slope) - deficit) / 2)
+        return Point(x, rest, slope, total(x * (slope + linear)) / 2)
+    deficit, missing = _twofold.two_sum(high[-1], -jnp.ones_like(high[-1]))  # sᵀx − 1
+    deficit = deficit + (missing + low[-1])
+    tilt = total(linear * x)
+    high, error = _twofold.two_sum(high[:-1], share * deficit)
+    slope = high + (low[:-1] + error + (share * tilt + linear * (1 + deficit)))
+    return Point(x, rest, slope, (total(x * slope) - deficit) / 2)
 
 
 def rounding_error(matrix: jax.Array, vector: jax.Array, x: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 
 from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import _factor
+from mtlgrad_jax.solvers._totals import some, total
 
 MAX_STEPS = 12  # of conjugate gradients
 NUM_REFINEMENTS = 6
@@ -53,20 +54,20 @@ def descend(matrix: jax.Array, solve: Callable, slope: jax.Array, free: jax.Arra
     mask = free.astype(matrix.dtype)
     residual = -slope * mask
     along = solve(residual)
-    usable = jnp.all(jnp.isfinite(along))
+    usable = ~some(~jnp.isfinite(along))
     along = jnp.where(usable, along, 0)
-    energy = dot(residual, along)
+    energy = total(residual * along)
     goal = energy * jnp.finfo(matrix.dtype).eps ** 0.75
 
     def advance(state):
         step, residual, along, energy, _, num_steps = state
         image = dot(matrix, along) * mask
-        curvature = dot(along, image)
+        curvature = total(along * image)
         flat = ~(curvature > 0)
         length = jnp.where(flat, 0, energy / jnp.where(flat, 1, curvature))
         step, residual = step + length * along, residual - length * image
         change = solve(residual)
-        left = dot(residual, change)
+        left = total(residual * change)
         along = change + left / jnp.where(energy > 0, energy, 1) * along
         return step, residual, along, left, flat | ~(left > goal), num_steps + 1
 

@@ -33,13 +33,18 @@ def dot(matrix: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     (high, low), (x_high, x_low) = _halve(matrix), _halve(x[None, :])
     products = high * x_high
     rest = (high * x_low + low * x_high) + low * x_low
-    zero = jnp.zeros((), matrix.dtype)
-    return lax.reduce((products, rest), (zero, zero), _add, (1,))
+    num_levels = (matrix.shape[1] - 1).bit_length()
+    padding = ((0, 0), (0, 2**num_levels - matrix.shape[1]))
+    pairs = jnp.pad(products, padding), jnp.pad(rest, padding)
+    high, low = lax.fori_loop(0, num_levels, lambda _, pairs: _add_neighbours(*pairs), pairs)
+    return high[:, 0], low[:, 0]
 
 
-def _add(left, right):
-    total, error = two_sum(left[0], right[0])
-    return total, (left[1] + right[1]) + error
+def _add_neighbours(high, low):
+    """Halve the number of terms; the freed columns become zero, so that a loop can do it again."""
+    total, error = two_sum(high[:, ::2], high[:, 1::2])
+    error = error + (low[:, ::2] + low[:, 1::2])
+    return jnp.concatenate([total, 0 * total], axis=1), jnp.concatenate([error, 0 * error], axis=1)
 
 
 def _halve(x):
