@@ -7,6 +7,7 @@ from jax import lax
 
 from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal, round_lengths, without_scale
 from mtlgrad_jax.solvers import _exact, _program, _restricted
+from mtlgrad_jax.solvers._totals import total
 from mtlgrad_jax.solvers.certificates import min_norm_gap
 from mtlgrad_jax.typing import Gram, Solution
 
@@ -86,10 +87,10 @@ def _move(primals, tangents):
 
 def scale_to_simplex(weights, on_simplex):
     """Scale weights so that those on the simplex sum to one."""
-    total = jnp.sum(jnp.where(on_simplex, weights, 0))
+    sum_of_weights = total(jnp.where(on_simplex, weights, 0))
     share = on_simplex.astype(weights.dtype)
-    uniform = share / jnp.sum(share)
-    return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), uniform)
+    positive = sum_of_weights > 0
+    return jnp.where(positive, weights / jnp.where(positive, sum_of_weights, 1), share / total(share))
 
 
 def penalized(gram, on_simplex):
@@ -111,8 +112,8 @@ def _segment(gram):
     """Return the foot of the altitude of a triangle, clipped to the segment."""
     gram = without_scale(gram)
     excess = jnp.maximum(jnp.diagonal(gram)[::-1] - gram[0, 1], 0)
-    total = jnp.sum(excess)
-    return jnp.where(total > 0, excess / jnp.where(total > 0, total, 1), jnp.full_like(excess, 0.5))
+    both = jnp.sum(excess)
+    return jnp.where(both > 0, excess / jnp.where(both > 0, both, 1), jnp.full_like(excess, 0.5))
 
 
 def _half_space(gram):
