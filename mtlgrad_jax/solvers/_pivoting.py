@@ -56,7 +56,8 @@ def solve(matrix: jax.Array, vector: jax.Array):
     none = zero[0].astype(jnp.int32)  # varies over a mesh as the input does
     never = vector > jnp.inf
     empty = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(zero[0], leaf.shape), jax.eval_shape(_restricted.factorize, matrix, never, ridge)
+        lambda leaf: jnp.broadcast_to(zero[0] + 1, leaf.shape),
+        jax.eval_shape(_restricted.factorize, matrix, never, ridge),
     )
     end = lax.while_loop(unfinished, exchange, _Pivot(never, empty, zero, vector, vector < 0, none))
     return *_refine(matrix, vector, end), end.num_steps
@@ -64,7 +65,7 @@ def solve(matrix: jax.Array, vector: jax.Array):
 
 def _refine(matrix, vector, end):
     """Take the step of iterative refinement that tells how well the face is conditioned, and judge where it leads."""
-    correction = end.solve(end.slope)
+    correction = jnp.where(end.free, end.solve(end.slope), 0)
     x = end.x - correction
     slope = dot(matrix, x) + vector
     rounding = _program.rounding_error(matrix, vector, x)
