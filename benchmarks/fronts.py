@@ -48,8 +48,8 @@ here, and members in a chain cannot be trained together: not built. On ZDT3, who
 on a ray stops where its piece ends (the task above the ray may not be hurt); without rays the hypervolume keeps the
 members on all pieces. On networks EPO is ahead of weighted sums in the mean and in five of six cases, behind in one;
 the hypervolume is behind in four of six. Losses there are of the last step of a short training. Members over eight
-forced devices run without a collective between them (tests/fronts/test_population.py). Not run: adult-like fairness,
-for which no wheel ships the data.
+forced devices run without a collective between them (tests/fronts/test_population.py). Not run: fairness on the Adult
+data, which ships with none of our dependencies.
 """
 
 import argparse
