@@ -100,8 +100,12 @@ def ours(num_tasks):
 def guarded(num_tasks):
     """Return steps with and without `guard`: where no task objects, and where one does in every step."""
     mgda = optax.chain(mtl.mgda(num_tasks), optax.adam(LEARNING_RATE))
-    against_one = [1.0] * (num_tasks - 1) + [-float(num_tasks)]
-    opposed = optax.chain(mtl.constant(num_tasks, weights=against_one), optax.adam(LEARNING_RATE))
+
+    @mtl.typing.without_gram
+    def against_one(gram):
+        return jnp.ones(num_tasks, gram.dtype).at[-1].set(-num_tasks)
+
+    opposed = optax.chain(mtl.aggregate(against_one, num_tasks), optax.adam(LEARNING_RATE))
     guards = {
         "": lambda chain: chain,
         ", guarded": lambda chain: mtl.guard(chain, num_tasks),
