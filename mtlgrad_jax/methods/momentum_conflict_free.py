@@ -53,7 +53,7 @@ def momentum_conflict_free(
       num_tasks: T, needed: the method keeps state; see `aggregate`.
       b1: Decay of the first moments.
       b2: Decay of the second moment.
-      eps: ε, as in Adam.
+      eps: ε, as in `optax.adam`: in the units of d, where preconditioning ends and a plain step begins.
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`.
 

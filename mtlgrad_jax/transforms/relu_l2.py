@@ -88,7 +88,7 @@ def adam_relu_l2(
       learning_rate: A number or an Optax schedule.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
-      eps: Added outside the square root, as in `optax.adam`.
+      eps: Added outside the square root, as in `optax.adam`, in the units of the gradient.
       eps_root: Added inside the square root.
       scope: `"tree"` or `"leaf"`, see `relu_l2_project`.
       mask: Which parameters are regularised, a tree of booleans or a function of the parameters, as in
