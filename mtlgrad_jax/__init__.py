@@ -36,6 +36,7 @@ from mtlgrad_jax import weightings as weightings
 from mtlgrad_jax.descent import DescentInfo as DescentInfo
 from mtlgrad_jax.descent import descent_direction as descent_direction
 from mtlgrad_jax.jacobians.separate import separate_value_and_grad as separate_value_and_grad
+from mtlgrad_jax.jacobians.shared_leaves import shared_leaves as shared_leaves
 from mtlgrad_jax.jacobians.stacked import task_value_and_grad as task_value_and_grad
 from mtlgrad_jax.methods.aligned_mtl import aligned_mtl as aligned_mtl
 from mtlgrad_jax.methods.aux_projection import aux_projection as aux_projection
@@ -94,6 +95,7 @@ from mtlgrad_jax.transforms.guard import guard as guard
 from mtlgrad_jax.transforms.guard import guard_step as guard_step
 from mtlgrad_jax.transforms.relu_l2 import adam_relu_l2 as adam_relu_l2
 from mtlgrad_jax.transforms.relu_l2 import relu_l2_project as relu_l2_project
+from mtlgrad_jax.transforms.trunk_and_heads import trunk_and_heads as trunk_and_heads
 from mtlgrad_jax.typing import StepRecord as StepRecord
 
 __all__ = [name for name in dir() if name[0] != "_" and name not in ("importlib", "TYPE_CHECKING")]  # pyright: ignore[reportUnsupportedDunderAll]

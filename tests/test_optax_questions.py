@@ -32,6 +32,7 @@ REQUIRED = {  # arguments without a default
     "clip_task_norms": {"max_norm": 1.0},
     "for_tasks": {"transform": mtl.mean(), "tasks": (0, 1, 2)},
     "guard": {"optimizer": optax.chain(mtl.mean(), optax.scale(-1.0))},
+    "trunk_and_heads": {"aggregation": mtl.mean(), "mask": True},
 }
 CASES = {case.name: case for case in PLAIN}
 ONE_GRADIENT = (  # take a gradient shaped like the parameters

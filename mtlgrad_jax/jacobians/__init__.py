@@ -8,6 +8,7 @@ from mtlgrad_jax.jacobians import shared_encoder as shared_encoder
 from mtlgrad_jax.jacobians import stacked as stacked
 from mtlgrad_jax.jacobians import structured as structured
 from mtlgrad_jax.jacobians.separate import separate_value_and_grad as separate_value_and_grad
+from mtlgrad_jax.jacobians.shared_leaves import shared_leaves as shared_leaves
 from mtlgrad_jax.jacobians.stacked import task_value_and_grad as task_value_and_grad
 
 WAYS = {

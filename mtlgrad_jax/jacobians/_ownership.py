@@ -79,6 +79,11 @@ def is_program_of_several(eqn: core.JaxprEqn, inputs: Owners) -> bool:
     return several and eqn.primitive.name in PROGRAMS
 
 
+def owners_of_results(jaxpr: core.Jaxpr, inputs: Owners) -> Owners:
+    """Return who owns the results of a program, from who owns its arguments."""
+    return _walk(jaxpr, inputs)[0]
+
+
 def size_at_meetings(jaxpr: core.Jaxpr, inputs: Owners) -> int:
     """Count the numbers that belong to a task where they first meet another inside a program.
 

@@ -69,10 +69,9 @@ def separate_value_and_grad(
       ValueError: If there is no function, the batches are not one per function, or a loss is not a scalar.
 
     Example:
-      Two tasks share `shared` and have a head each. MGDA on the shared leaves, and each head's own gradient:
-      in the other tasks' rows it is zero, so the sum is it.
+      Two tasks share `shared` and have a head each: MGDA on what they share, and each head's own gradient.
 
-      >>> import jax.numpy as jnp, optax, mtlgrad_jax as mtl
+      >>> import jax.numpy as jnp, mtlgrad_jax as mtl
       >>> def loss_of(name):
       ...     return lambda params, x: jnp.sum((params["shared"] * x - params[name]) ** 2)
       >>> params = {"shared": jnp.ones(2), "a": jnp.zeros(2), "b": jnp.ones(2)}
@@ -82,8 +81,7 @@ def separate_value_and_grad(
       >>> task_grads["a"]
       Array([[-2., -0.],
              [ 0.,  0.]], dtype=float32)
-      >>> labels = {"shared": "shared", "a": "heads", "b": "heads"}
-      >>> tx = optax.partition({"shared": mtl.mgda(), "heads": mtl.sum()}, labels)
+      >>> tx = mtl.trunk_and_heads(mtl.mgda(), {"shared": True, "a": False, "b": False})
       >>> updates, _ = tx.update(task_grads, tx.init(params), params)
       >>> updates["a"].shape, updates["shared"].shape
       ((2,), (2,))

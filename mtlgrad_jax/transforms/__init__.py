@@ -10,3 +10,4 @@ from mtlgrad_jax.transforms.guard import guard as guard
 from mtlgrad_jax.transforms.guard import guard_step as guard_step
 from mtlgrad_jax.transforms.relu_l2 import adam_relu_l2 as adam_relu_l2
 from mtlgrad_jax.transforms.relu_l2 import relu_l2_project as relu_l2_project
+from mtlgrad_jax.transforms.trunk_and_heads import trunk_and_heads as trunk_and_heads

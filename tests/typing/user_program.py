@@ -192,6 +192,10 @@ guarded: optax.GradientTransformationExtraArgs = mtl.guard(
     slack=(0.0, 0.1),
     axis_name="data",
 )
+split: optax.GradientTransformationExtraArgs = mtl.trunk_and_heads(
+    mtl.mgda(num_tasks=2), mtl.shared_leaves(lambda params: (params["w"].sum(), params["b"].sum()), params)
+)
+mtl.trunk_and_heads(mtl.mgda(), lambda params: {"w": True, "b": False}, nonfinite="skip")
 mtl.guard(optax.chain(mtl.mean(), optax.sgd(0.1)), metric=lambda state: params, protected=np.array([True, False]))
 mtl.accumulate(guarded, every_k=2, num_tasks=2)
 step, guard_state = guarded.update(task_grads, guarded.init(params), params, present=jnp.array([True, False]))
