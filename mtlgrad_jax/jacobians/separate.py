@@ -58,7 +58,8 @@ def separate_value_and_grad(
       loss_fns: T functions `loss_fn(params, batch)` returning a scalar, in a list, or in a dict by name (in
         the order in which it was written). With `has_aux` each returns a pair of it and anything. A task
         need not use every parameter: what it does not use gets a zero.
-      has_aux: Whether the functions return auxiliary data too.
+      has_aux: Whether the functions return auxiliary data too. Batch statistics are as many as tasks then, each a step
+        from the same old ones; keep their mean, `jax.tree.map(lambda *each: sum(each) / len(each), *aux.values())`.
 
     Returns:
       A function of `(params, batches)`, the batches in the same container as the functions, returning

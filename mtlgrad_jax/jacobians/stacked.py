@@ -228,7 +228,8 @@ def task_value_and_grad(
       losses_fn: `losses_fn(params, *args, **kwargs)` returning losses of shape `(T,)`, or a tuple, list or
         dict of T scalars (a dict in the order in which it was written); with `has_aux`, a pair of these and
         anything.
-      has_aux: Whether `losses_fn` returns auxiliary data too.
+      has_aux: Whether `losses_fn` returns auxiliary data too: what one forward pass changes in a model (batch
+        statistics, streams of random numbers) leaves this way, see `notebooks/examples` for every framework.
       chunk_size: Number of tasks per backward sweep; all at once by default, 1 for the least memory.
 
     Returns:
