@@ -13,6 +13,7 @@
 | all of this as a few scalars for a logger       | `summarize`            | gram, weights | `()` each|
 | and the step that is taken, behind momentum, …? | `step_cosines`, `hurt_by_step` | J, updates | `(T,)` |
 
+`scalars(opt_state, names)` is all of this in a flat dict of named numbers, whatever the optimiser is made of.
 `read(opt_state)` finds both in the state of any optimiser whose method was made with `num_tasks`; a `History`
 keeps them for plots. `read_step(opt_state)` finds what `guard` recorded of the step itself. Everything is in units of
 the gradients themselves: no threshold depends on their scale.
@@ -28,6 +29,7 @@ from mtlgrad_jax.diagnostics.gradients import (
 )
 from mtlgrad_jax.diagnostics.history import History
 from mtlgrad_jax.diagnostics.reading import Reading, read
+from mtlgrad_jax.diagnostics.scalars import scalars
 from mtlgrad_jax.diagnostics.step_taken import hurt_by_step, read_step, step_cosines
 from mtlgrad_jax.diagnostics.summary import Summary, summarize
 
@@ -47,6 +49,7 @@ __all__ = [
     "read_step",
     "relative_lengths",
     "resolution",
+    "scalars",
     "stationarity",
     "step_cosines",
     "summarize",

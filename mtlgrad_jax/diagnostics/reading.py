@@ -1,6 +1,6 @@
 """What an optimiser's state says about its last step."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def read(opt_state: PyTree) -> Reading:
       >>> mtl.diagnostics.read(opt_state).weights
       Array([0.6, 0.4], dtype=float32)
     """
-    records = [node for node in jax.tree.leaves(opt_state, is_leaf=_is_record) if _is_record(node)]
+    records = [node for node in jax.tree.leaves(opt_state, is_leaf=is_record) if is_record(node)]
     if len(records) != 1:
         advice = (
             "make the method with num_tasks=T, as in mtl.mgda(num_tasks=2), so that it keeps gram, weights and gap"
@@ -53,5 +53,6 @@ def read(opt_state: PyTree) -> Reading:
     return jax.tree.map(jnp.asarray, Reading(*(getattr(records[0], name) for name in Reading._fields)))
 
 
-def _is_record(node):
+def is_record(node: Any) -> bool:
+    """Whether a node of a state is the record of a method."""
     return set(Reading._fields) <= set(getattr(node, "_fields", ()))

@@ -76,7 +76,11 @@ def hurt_by_step(task_grads: PyTree | Jacobian, updates: PyTree, *, axis_name: A
       [False  True]
       [False False]
     """
-    cosines = step_cosines(task_grads, updates, axis_name=axis_name)
+    return hurt(step_cosines(task_grads, updates, axis_name=axis_name))
+
+
+def hurt(cosines: jax.Array) -> jax.Array:
+    """Tell which cosines between a task gradient and a step are negative beyond rounding."""
     return cosines < -HURT * jnp.finfo(cosines.dtype).eps
 
 
@@ -103,8 +107,8 @@ def read_step(opt_state: PyTree) -> StepRecord:
       >>> record.cosines_before < -0.5, record.cosines_after < -1e-6
       (Array([False,  True], dtype=bool), Array([False, False], dtype=bool))
     """
-    nodes = jax.tree.leaves(opt_state, is_leaf=_is_record)
-    records = [node for node in nodes if _is_record(node)]
+    nodes = jax.tree.leaves(opt_state, is_leaf=is_step_record)
+    records = [node for node in nodes if is_step_record(node)]
     if len(records) != 1:
         raise ValueError(
             f"expected a state with the record of one guard, got {len(records) or 'none'}; make it with num_tasks=T, "
@@ -113,7 +117,8 @@ def read_step(opt_state: PyTree) -> StepRecord:
     return records[0]
 
 
-def _is_record(node: Any) -> bool:
+def is_step_record(node: Any) -> bool:
+    """Whether a node of a state is the record of a guarded step."""
     return isinstance(node, StepRecord)
 
 

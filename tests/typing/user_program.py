@@ -198,6 +198,7 @@ split: optax.GradientTransformationExtraArgs = mtl.trunk_and_heads(
 mtl.trunk_and_heads(mtl.mgda(), lambda params: {"w": True, "b": False}, nonfinite="skip")
 mtl.guard(optax.chain(mtl.mean(), optax.sgd(0.1)), metric=lambda state: params, protected=np.array([True, False]))
 mtl.accumulate(guarded, every_k=2, num_tasks=2)
+logged: dict[str, float] = mtl.diagnostics.scalars(guarded.init(params), names=("left", "right"))
 step, guard_state = guarded.update(task_grads, guarded.init(params), params, present=jnp.array([True, False]))
 step_record: mtl.typing.StepRecord = mtl.diagnostics.read_step(guard_state)
 
