@@ -64,7 +64,7 @@ def trunk_and_heads(
       Sener & Koltun, arXiv 1810.04650, for the split; the heads as in TorchJD's `mtl_backward`.
     """
     check_options(False, None, nonfinite)
-    trunk = optax.masked(aggregation, mask, mask_compatible_extra_args=True)
+    trunk = optax.masked(aggregation, lambda tree: _mask_of(mask, tree), mask_compatible_extra_args=True)
 
     def update(updates, state, params=None, *, present=None, **extra_args):
         num_tasks = stacked.count_tasks(updates, params=params)
@@ -78,17 +78,19 @@ def trunk_and_heads(
     return optax.GradientTransformationExtraArgs(trunk.init, update)
 
 
-def _mask_of(mask, updates):
+def _mask_of(mask, tree):
     is_function = callable(mask) and jax.tree_util.all_leaves(
         [mask]
     )  # a module of Equinox is a tree that can be called
-    is_shared = mask(updates) if is_function else mask
-    if not any(jax.tree.leaves(is_shared)):
+    mask = mask(tree) if is_function else mask
+    if not any(jax.tree.leaves(mask)):
         raise ValueError(
             "expected a mask that is True for what tasks share, got one that is False everywhere; where tasks share "
             "nothing, mtl.sum() gives each its own gradient."
         )
-    return is_shared
+    structure, own = jax.tree.structure(mask), jax.tree.structure(tree)
+    # Flax NNX takes the variables around its arrays away after `init`: then leaves are found by their order.
+    return own.unflatten(jax.tree.leaves(mask)) if structure != own and structure.num_leaves == own.num_leaves else mask
 
 
 def _attending(updates, present, losses, nonfinite, axis_name):

@@ -150,6 +150,26 @@ def test_split_parameters_are_not_gathered():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), update, expected)
 
 
+@pytest.mark.standard_promotion
+def test_the_optimizer_of_flax_nnx_takes_it():
+    """It makes the state of parameters in their variables, and updates arrays without them."""
+    params, apply = nnx()
+    losses_fn = lambda params: jnp.mean((jnp.stack(apply(params)) - Y) ** 2, axis=1)
+    tx = optax.chain(mtl.trunk_and_heads(mtl.mgda(3), mtl.shared_leaves(losses_fn, params)), optax.adam(1e-2))
+    model = flax.nnx.merge(flax.nnx.graphdef(NnxNetwork(flax.nnx.Rngs(0))), params)
+    optimizer = flax.nnx.Optimizer(model, tx, wrt=flax.nnx.Param)
+
+    @flax.nnx.jit
+    def step(model, optimizer):
+        losses, task_grads = mtl.task_value_and_grad(losses_fn)(flax.nnx.state(model, flax.nnx.Param))
+        optimizer.update(model, task_grads)
+        return losses
+
+    losses = [step(model, optimizer) for _ in range(10)]
+    assert np.all(losses[-1] < losses[0])
+    np.testing.assert_allclose(np.sum(diagnostics.read(optimizer.opt_state).weights), 1, rtol=1e-5)
+
+
 def test_what_it_cannot_do_is_said():
     with pytest.raises(ValueError, match="False everywhere; .* mtl.sum"):
         update_of(mtl.trunk_and_heads(mtl.mgda(), {"trunk": False, "heads": False}))
@@ -211,17 +231,18 @@ def linen():
     return variables["params"], lambda params: Network().apply(variables | {"params": params}, X)
 
 
+class NnxNetwork(flax.nnx.Module):
+    def __init__(self, rngs):
+        self.trunk = flax.nnx.Linear(6, 4, rngs=rngs)
+        self.head_0, self.head_1, self.head_2 = (flax.nnx.Linear(4, 1, rngs=rngs) for _ in range(3))
+
+    def __call__(self, x):
+        hidden = jax.nn.gelu(self.trunk(x))
+        return [head(hidden)[:, 0] for head in (self.head_0, self.head_1, self.head_2)]
+
+
 def nnx():
-    class Network(flax.nnx.Module):
-        def __init__(self, rngs):
-            self.trunk = flax.nnx.Linear(6, 4, rngs=rngs)
-            self.head_0, self.head_1, self.head_2 = (flax.nnx.Linear(4, 1, rngs=rngs) for _ in range(3))
-
-        def __call__(self, x):
-            hidden = jax.nn.gelu(self.trunk(x))
-            return [head(hidden)[:, 0] for head in (self.head_0, self.head_1, self.head_2)]
-
-    graph, params = flax.nnx.split(Network(flax.nnx.Rngs(0)), flax.nnx.Param)
+    graph, params = flax.nnx.split(NnxNetwork(flax.nnx.Rngs(0)), flax.nnx.Param)
     return params, lambda params: flax.nnx.merge(graph, params)(X)
 
 
