@@ -1,0 +1,176 @@
+"""The reference, as text: one page a method and one a folder, each public name of the package on exactly one of them.
+
+What is public is what the package says: `__all__` where there is one, and what a public module defines without a
+leading underscore. A name that several modules offer (`mtl.accumulate`, `mtl.transforms.accumulate`) is shown under
+the first of them, in the order of `mtl.__all__`: the front door, then weightings, then the folders.
+"""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import NamedTuple
+
+import mtlgrad_jax as mtl
+from mtlgrad_jax.typing import NEEDS, PROMISES
+
+ROOT = "mtlgrad_jax"
+RULES = {"weights", "weighting", "rows", "CLAIMS"}  # of a file of `methods`; shown as `mtl.weightings.NAME` and as text
+
+
+class Public(NamedTuple):
+    """One public name, where it is shown."""
+
+    module: str  # dotted
+    name: str
+    kind: str  # "function", "class" or "data"
+    home: str  # dotted, the module that defines it
+
+
+def modules() -> list[ModuleType]:
+    """Return the public modules: the front door, the weightings, every folder in alphabetical order with its files."""
+    named = {name: getattr(mtl, name) for name in [*mtl.__all__, "plots"]}
+    folders = sorted(name for name, value in named.items() if isinstance(value, ModuleType) and name != "weightings")
+    return [mtl, mtl.weightings, *(module for name in folders for module in _with_files(named[name]))]
+
+
+def _with_files(module: ModuleType) -> Iterator[ModuleType]:
+    yield module
+    for file in pkgutil.iter_modules(getattr(module, "__path__", [])):
+        if not file.name.startswith("_"):
+            yield importlib.import_module(f"{module.__name__}.{file.name}")
+
+
+def names(module: ModuleType) -> list[str]:
+    """Return the public names of a module: its `__all__`, or else what its file defines."""
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    defined = [name for node in ast.parse(inspect.getsource(module)).body for name in _defined(node)]
+    return [name for name in dict.fromkeys(defined) if not name.startswith("_")]
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.ImportFrom):  # `from x import y as y`, the mark of what a file offers
+        return [alias.name for alias in node.names if alias.asname == alias.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def public() -> list[Public]:
+    """Return every public name once."""
+    seen, shown = set(), []
+    for module in modules():
+        for name in names(module):
+            value = getattr(module, name)
+            is_rule = module.__name__.startswith(f"{ROOT}.methods.") and name in RULES
+            if isinstance(value, ModuleType) or is_rule:
+                continue
+            documented = inspect.isfunction(value) or inspect.isclass(value) or hasattr(value, "__wrapped__")
+            is_ours = documented and value.__module__.startswith(ROOT)
+            key = id(value) if is_ours else (module.__name__, name)
+            if key in seen:
+                continue
+            seen.add(key)
+            kind = "data" if not is_ours else "class" if inspect.isclass(value) else "function"
+            home = value.__module__ if is_ours else module.__name__
+            shown.append(Public(module.__name__, name, kind, home))
+    return shown
+
+
+def page_of(entry: Public) -> str:
+    """Return where a name is shown: a page for each method, one for the front door, and one for each folder."""
+    parts = entry.home.split(".")
+    if parts[1:2] == ["methods"] and len(parts) == 3:
+        return f"methods/{parts[2]}"
+    return entry.module.split(".")[1] if "." in entry.module else ROOT
+
+
+def pages() -> dict[str, str]:
+    """Return the text of every page by its name."""
+    texts = {ROOT: [f"# mtl\n\n{inspect.getdoc(mtl)}"], "index": [_index()]}
+    for module in modules()[1:]:
+        _, folder, *file = module.__name__.split(".")
+        if file and folder == "methods":
+            texts[f"methods/{file[0]}"] = [_method_head(file[0], module)]
+        elif not file:
+            texts[folder] = [f"# mtl.{folder}\n\n{_prose(module)}"]
+    headings = {}
+    for entry in public():
+        page = page_of(entry)
+        heading = _heading(entry, page)
+        if heading != headings.get(page) and heading:
+            texts[page].append(heading)
+        headings[page] = heading
+        texts[page].append(_entry(entry))
+    texts["methods"].insert(1, _methods())
+    return {page: "\n\n".join(parts) + "\n" for page, parts in texts.items()}
+
+
+def _index() -> str:
+    folders = sorted({module.__name__.split(".")[1] for module in modules()[1:]} - {"methods"})
+    listed = "\n".join([ROOT, "methods", *folders])
+    return f"# Reference\n\n`mtl` is `mtlgrad_jax`.\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```"
+
+
+def _prose(module: ModuleType) -> str:
+    """Return the docstring of a module, with its drawings as blocks."""
+    return inspect.getdoc(module) or ""
+
+
+def _heading(entry: Public, page: str) -> str:
+    """Return the heading above a name: the file it lives in where a page shows several, nothing on that of a method."""
+    if page.startswith("methods/"):
+        return ""
+    module = importlib.import_module(entry.home if entry.module in (ROOT, f"{ROOT}.{page}") else entry.module)
+    title = entry.home.removeprefix(f"{ROOT}.")
+    if title == page:
+        return ""
+    first_line = (inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ")
+    return f"## {title}\n\n{first_line}"
+
+
+def _entry(entry: Public) -> str:
+    if entry.kind == "data":
+        return f"```{{eval-rst}}\n.. py:data:: {entry.module}.{entry.name}\n\n{_source_of(entry)}\n```"
+    option = "\n   :members:" if entry.kind == "class" else ""
+    return f"```{{eval-rst}}\n.. auto{entry.kind}:: {entry.module}.{entry.name}{option}\n```"
+
+
+def _source_of(entry: Public) -> str:
+    """Return the lines that define a constant or an alias, as a block."""
+    source = inspect.getsource(importlib.import_module(entry.module))
+    for node in ast.parse(source).body:
+        if entry.name in _defined(node) and not isinstance(node, ast.ImportFrom):
+            lines = source.splitlines()[node.lineno - 1 : node.end_lineno]
+            return "   .. code-block:: python\n\n" + "\n".join("      " + line for line in lines)
+    return ""
+
+
+def _method_head(name: str, module: ModuleType) -> str:
+    """Say in words what a method claims."""
+    claims = module.CLAIMS
+    keeps = [PROMISES[letter] for letter in claims.keeps]
+    needs = ["the Gram matrix", *(NEEDS[letter] for letter in claims.needs)]
+    rows = {
+        "follows": claims.follows,
+        "keeps": "<br>".join(keeps) or "nothing that is asked of every method",
+        "needs": "<br>".join(needs),
+        "weights sum to": claims.sums_to,
+        "costs": claims.costs,
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"# {name}\n\n{_prose(module)}\n\n| | |\n|---|---|\n{table}"
+
+
+def _methods() -> str:
+    """Return the catalogue with a link to the page of every method."""
+    lines = mtl.methods.catalogue().splitlines()
+    linked = [f"| [{line.split()[1]}](methods/{line.split()[1]}.md) {line[line.index('|', 1) :]}" for line in lines[2:]]
+    letters = [f"- **{letter}** {text}" for table in (PROMISES, NEEDS) for letter, text in table.items()]
+    listed = "\n".join(f"methods/{name}" for name in mtl.methods.names())
+    toctree = f"```{{toctree}}\n:hidden:\n\n{listed}\n```"
+    return "\n".join([*lines[:2], *linked, "", "*Keeps*, of the direction u, and *needs*, besides G:", "", *letters, "", toctree])
