@@ -1,7 +1,7 @@
 """Build the pages of the documentation: `python notebooks/pages`, with warnings as errors, into `build/pages/html`.
 
-Everything that is shown is first laid out below `build/pages/source` as it lies in the repository, so that links between
-files work in both; the reference is written there too, from the docstrings.
+Everything that is shown is first laid out below `build/pages/source` as it lies in the repository, so that links
+between files work in both; the reference is written there too, from the docstrings.
 """
 
 import shutil
@@ -13,14 +13,15 @@ from sphinx.cmd.build import main
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
-SOURCE, HTML = REPOSITORY / "build/pages/source", REPOSITORY / "build/pages/html"
-SHOWN = ("*.md", "notebooks/*.md", "notebooks/*.ipynb", "notebooks/examples/*.py", "benchmarks/*.md", "benchmarks/results/*.png")
-LINKED = ("benchmarks/*.py", "tests/test_articles.py")  # to be downloaded
+BUILT = REPOSITORY / "build/pages"
+SOURCE, HTML = BUILT / "source", BUILT / "html"
+SHOWN = ["*.md", "notebooks/*.md", "notebooks/*.ipynb", "benchmarks/*.md", "benchmarks/results/*.png"]
+LINKED = ["notebooks/examples/*.py", "benchmarks/*.py", "tests/*.py"]  # to be downloaded
 
 
 def lay_out() -> None:
     """Copy what is shown, and write the reference and the pages that tie all together."""
-    shutil.rmtree(SOURCE, ignore_errors=True)
+    shutil.rmtree(BUILT, ignore_errors=True)
     for path in (path for pattern in SHOWN + LINKED for path in REPOSITORY.glob(pattern)):
         target = SOURCE / path.relative_to(REPOSITORY)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -34,4 +35,7 @@ def lay_out() -> None:
 
 if __name__ == "__main__":
     lay_out()
-    sys.exit(main(["--fail-on-warning", "--keep-going", "--quiet", "-c", str(HERE), *sys.argv[1:], str(SOURCE), str(HTML)]))
+    failed = main(
+        ["--fail-on-warning", "--keep-going", "--quiet", "-c", str(HERE), *sys.argv[1:], str(SOURCE), str(HTML)]
+    )
+    sys.exit(failed or print(f"open {HTML / 'index.html'}"))

@@ -2,7 +2,7 @@
 
 What is public is what the package says: `__all__` where there is one, and what a public module defines without a
 leading underscore. A name that several modules offer (`mtl.accumulate`, `mtl.transforms.accumulate`) is shown under
-the first of them, in the order of `mtl.__all__`: the front door, then weightings, then the folders.
+the first of them: the front door, the weightings, the types, then the folders in alphabetical order.
 """
 
 import ast
@@ -30,10 +30,11 @@ class Public(NamedTuple):
 
 
 def modules() -> list[ModuleType]:
-    """Return the public modules: the front door, the weightings, every folder in alphabetical order with its files."""
-    named = {name: getattr(mtl, name) for name in [*mtl.__all__, "plots"]}
-    folders = sorted(name for name, value in named.items() if isinstance(value, ModuleType) and name != "weightings")
-    return [mtl, mtl.weightings, *(module for name in folders for module in _with_files(named[name]))]
+    """Return the public modules: the front door, the weightings, the types, and every folder with its files."""
+    values = [getattr(mtl, name) for name in sorted([*mtl.__all__, "plots"])]
+    folders = [value for value in values if isinstance(value, ModuleType)]
+    every = [mtl, mtl.weightings, mtl.typing, *(module for folder in folders for module in _with_files(folder))]
+    return list(dict.fromkeys(every))
 
 
 def _with_files(module: ModuleType) -> Iterator[ModuleType]:
@@ -71,7 +72,7 @@ def public() -> list[Public]:
                 continue
             documented = inspect.isfunction(value) or inspect.isclass(value) or hasattr(value, "__wrapped__")
             is_ours = documented and value.__module__.startswith(ROOT)
-            key = id(value) if is_ours else (module.__name__, name)
+            key = id(value) if is_ours else (name, id(value))
             if key in seen:
                 continue
             seen.add(key)
@@ -91,33 +92,30 @@ def page_of(entry: Public) -> str:
 
 def pages() -> dict[str, str]:
     """Return the text of every page by its name."""
-    texts = {ROOT: [f"# mtl\n\n{inspect.getdoc(mtl)}"], "index": [_index()]}
+    texts = {ROOT: [f"# mtl\n\n{inspect.getdoc(mtl)}"]}
     for module in modules()[1:]:
         _, folder, *file = module.__name__.split(".")
         if file and folder == "methods":
             texts[f"methods/{file[0]}"] = [_method_head(file[0], module)]
         elif not file:
             texts[folder] = [f"# mtl.{folder}\n\n{_prose(module)}"]
-    headings = {}
-    for entry in public():
-        page = page_of(entry)
-        heading = _heading(entry, page)
-        if heading != headings.get(page) and heading:
-            texts[page].append(heading)
-        headings[page] = heading
+    headings = set()
+    for page, heading, entry in sorted(((page_of(e), _heading(e, page_of(e)), e) for e in public()), key=_place):
+        texts[page] += [heading] if (page, heading) not in headings else []
+        headings.add((page, heading))
         texts[page].append(_entry(entry))
     texts["methods"].insert(1, _methods())
-    return {page: "\n\n".join(parts) + "\n" for page, parts in texts.items()}
+    return {page: "\n\n".join(filter(None, parts)) + "\n" for page, parts in texts.items() if len(parts) > 1}
 
 
-def _index() -> str:
-    folders = sorted({module.__name__.split(".")[1] for module in modules()[1:]} - {"methods"})
-    listed = "\n".join([ROOT, "methods", *folders])
-    return f"# Reference\n\n`mtl` is `mtlgrad_jax`.\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```"
+def _place(shown: tuple[str, str, Public]) -> tuple:
+    """Order a page: file by file, in each functions, then the types that they return, then constants."""
+    page, heading, entry = shown
+    return page, heading, ["function", "class", "data"].index(entry.kind)
 
 
 def _prose(module: ModuleType) -> str:
-    """Return the docstring of a module, with its drawings as blocks."""
+    """Return the docstring of a module, which is Markdown."""
     return inspect.getdoc(module) or ""
 
 
@@ -125,8 +123,8 @@ def _heading(entry: Public, page: str) -> str:
     """Return the heading above a name: the file it lives in where a page shows several, nothing on that of a method."""
     if page.startswith("methods/"):
         return ""
-    module = importlib.import_module(entry.home if entry.module in (ROOT, f"{ROOT}.{page}") else entry.module)
-    title = entry.home.removeprefix(f"{ROOT}.")
+    file = entry.home if entry.module in (ROOT, f"{ROOT}.{page}") else entry.module
+    module, title = importlib.import_module(file), file.removeprefix(f"{ROOT}.")
     if title == page:
         return ""
     first_line = (inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ")
@@ -144,7 +142,7 @@ def _source_of(entry: Public) -> str:
     """Return the lines that define a constant or an alias, as a block."""
     source = inspect.getsource(importlib.import_module(entry.module))
     for node in ast.parse(source).body:
-        if entry.name in _defined(node) and not isinstance(node, ast.ImportFrom):
+        if entry.name in _defined(node):
             lines = source.splitlines()[node.lineno - 1 : node.end_lineno]
             return "   .. code-block:: python\n\n" + "\n".join("      " + line for line in lines)
     return ""
@@ -173,4 +171,6 @@ def _methods() -> str:
     letters = [f"- **{letter}** {text}" for table in (PROMISES, NEEDS) for letter, text in table.items()]
     listed = "\n".join(f"methods/{name}" for name in mtl.methods.names())
     toctree = f"```{{toctree}}\n:hidden:\n\n{listed}\n```"
-    return "\n".join([*lines[:2], *linked, "", "*Keeps*, of the direction u, and *needs*, besides G:", "", *letters, "", toctree])
+    return "\n".join(
+        [*lines[:2], *linked, "", "*Keeps*, of the direction u, and *needs*, besides G:", "", *letters, "", toctree]
+    )
