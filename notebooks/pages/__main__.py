@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 BUILT = REPOSITORY / "build/pages"
 SOURCE, HTML = BUILT / "source", BUILT / "html"
-SHOWN = ["*.md", "notebooks/*.md", "notebooks/*.ipynb", "benchmarks/*.md", "benchmarks/results/*.png"]
+SHOWN = ["*.md", "notebooks/*.md", "notebooks/*.ipynb", "benchmarks/*.md", "tests/*.md", "benchmarks/results/*.png"]
 LINKED = ["notebooks/examples/*.py", "benchmarks/*.py", "tests/*.py"]  # to be downloaded
 
 
@@ -26,6 +26,8 @@ def lay_out() -> None:
         target = SOURCE / path.relative_to(REPOSITORY)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
+    readme = SOURCE / "README.md"
+    readme.write_text(readme.read_text().replace("mtlgrad_jax/methods/README.md", "reference/methods.md"))
     for page, text in pages().items():
         target = SOURCE / f"reference/{page}.md"
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,9 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
@@ -97,6 +99,8 @@ def pages() -> dict[str, str]:
         _, folder, *file = module.__name__.split(".")
         if file and folder == "methods":
             texts[f"methods/{file[0]}"] = [_method_head(file[0], module)]
+        elif folder == "methods":
+            texts[folder] = [_methods()]
         elif not file:
             texts[folder] = [f"# mtl.{folder}\n\n{_prose(module)}"]
     headings = set()
@@ -104,7 +108,6 @@ def pages() -> dict[str, str]:
         texts[page] += [heading] if (page, heading) not in headings else []
         headings.add((page, heading))
         texts[page].append(_entry(entry))
-    texts["methods"].insert(1, _methods())
     return {page: "\n\n".join(filter(None, parts)) + "\n" for page, parts in texts.items() if len(parts) > 1}
 
 
@@ -165,12 +168,13 @@ def _method_head(name: str, module: ModuleType) -> str:
 
 
 def _methods() -> str:
-    """Return the catalogue with a link to the page of every method."""
-    lines = mtl.methods.catalogue().splitlines()
-    linked = [f"| [{line.split()[1]}](methods/{line.split()[1]}.md) {line[line.index('|', 1) :]}" for line in lines[2:]]
-    letters = [f"- **{letter}** {text}" for table in (PROMISES, NEEDS) for letter, text in table.items()]
+    """Return the README of the methods, with a link to the page of each in its catalogue."""
+    text = (Path(mtl.methods.__file__).parent / "README.md").read_text()
+    linked = re.sub(r"^\| (\w+) (?=.*\|$)", _link, text, flags=re.MULTILINE)
     listed = "\n".join(f"methods/{name}" for name in mtl.methods.names())
-    toctree = f"```{{toctree}}\n:hidden:\n\n{listed}\n```"
-    return "\n".join(
-        [*lines[:2], *linked, "", "*Keeps*, of the direction u, and *needs*, besides G:", "", *letters, "", toctree]
-    )
+    return f"{linked}\n```{{toctree}}\n:hidden:\n\n{listed}\n```"
+
+
+def _link(match: re.Match) -> str:
+    name = match[1]
+    return f"| [{name}](methods/{name}.md) " if name in mtl.methods.names() else match[0]
