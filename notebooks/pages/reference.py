@@ -1,8 +1,10 @@
 """The reference, as text: one page a method and one a folder, each public name of the package on exactly one of them.
 
 What is public is what the package says: `__all__` where there is one, and what a public module defines without a
-leading underscore. A name that several modules offer (`mtl.accumulate`, `mtl.transforms.accumulate`) is shown under
-the first of them: the front door, the weightings, the types, then the folders in alphabetical order.
+leading underscore and documents as public things are, with sections. (A function with one sentence is shared between
+files, a constant in one of them is a detail.) A name that several modules offer (`mtl.accumulate`,
+`mtl.transforms.accumulate`) is shown under the first of them: the front door, the weightings, the types, then the
+folders in alphabetical order.
 """
 
 import ast
@@ -50,8 +52,18 @@ def names(module: ModuleType) -> list[str]:
     """Return the public names of a module: its `__all__`, or else what its file defines."""
     if hasattr(module, "__all__"):
         return list(module.__all__)
-    defined = [name for node in ast.parse(inspect.getsource(module)).body for name in _defined(node)]
-    return [name for name in dict.fromkeys(defined) if not name.startswith("_")]
+    is_file = module.__name__.count(".") == 2
+    nodes = [node for node in ast.parse(inspect.getsource(module)).body if not _is_detail(node, is_file)]
+    return [
+        name for name in dict.fromkeys(name for node in nodes for name in _defined(node)) if not name.startswith("_")
+    ]
+
+
+def _is_detail(node: ast.stmt, is_file: bool) -> bool:
+    if isinstance(node, ast.FunctionDef):
+        return not re.search(r"^ *(Args|Returns|Example):$", ast.get_docstring(node) or "", re.MULTILINE)
+    is_value = isinstance(node, ast.Assign | ast.AnnAssign)
+    return is_file and is_value and not any(re.match("[A-Z]+[a-z]", name) for name in _defined(node))
 
 
 def _defined(node: ast.stmt) -> list[str]:
