@@ -5,6 +5,8 @@
                                          │
                                       solvers
 
+In a training step:
+
     tx = optax.chain(mtl.mgda(num_tasks=2), optax.adam(1e-3))
     losses, task_grads = mtl.task_value_and_grad(losses_fn)(params)    # losses_fn(params) returns T losses
     updates, state = tx.update(task_grads, state, params)

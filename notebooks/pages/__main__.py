@@ -4,6 +4,7 @@ Everything that is shown is first laid out below `build/pages/source` as it lies
 between files work in both; the reference is written there too, from the docstrings.
 """
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ REPOSITORY = HERE.parents[1]
 BUILT = REPOSITORY / "build/pages"
 SOURCE, HTML = BUILT / "source", BUILT / "html"
 SHOWN = ["*.md", "notebooks/*.md", "notebooks/*.ipynb", "benchmarks/*.md", "tests/*.md", "benchmarks/results/*.png"]
-LINKED = ["notebooks/examples/*.py", "benchmarks/*.py", "tests/*.py"]  # to be downloaded
+LINKED = ["benchmarks/*.py", "tests/*.py"]  # to be downloaded
 
 
 def lay_out() -> None:
@@ -27,7 +28,12 @@ def lay_out() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
     readme = SOURCE / "README.md"
-    readme.write_text(readme.read_text().replace("mtlgrad_jax/methods/README.md", "reference/methods.md"))
+    text = readme.read_text().replace("](mtlgrad_jax/methods/README.md)", "](reference/methods.md)")
+    readme.write_text(re.sub(r"\]\((notebooks/examples/\w+)\.py\)", r"](\1.md)", text))
+    for example in REPOSITORY.glob("notebooks/examples/*.py"):
+        target = (SOURCE / example.relative_to(REPOSITORY)).with_suffix(".md")
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(f"# {example.stem}\n\n```python\n{example.read_text()}```\n")
     for page, text in pages().items():
         target = SOURCE / f"reference/{page}.md"
         target.parent.mkdir(parents=True, exist_ok=True)

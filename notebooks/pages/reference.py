@@ -106,7 +106,7 @@ def page_of(entry: Public) -> str:
 
 def pages() -> dict[str, str]:
     """Return the text of every page by its name."""
-    texts = {ROOT: [f"# mtl\n\n{inspect.getdoc(mtl)}"]}
+    texts = {ROOT: [_folder_head("mtl", mtl)]}
     for module in modules()[1:]:
         _, folder, *file = module.__name__.split(".")
         if file and folder == "methods":
@@ -114,7 +114,7 @@ def pages() -> dict[str, str]:
         elif folder == "methods":
             texts[folder] = [_methods()]
         elif not file:
-            texts[folder] = [f"# mtl.{folder}\n\n{_prose(module)}"]
+            texts[folder] = [_folder_head(f"mtl.{folder}", module)]
     headings = set()
     for page, heading, entry in sorted(((page_of(e), _heading(e, page_of(e)), e) for e in public()), key=_place):
         texts[page] += [heading] if (page, heading) not in headings else []
@@ -127,6 +127,10 @@ def _place(shown: tuple[str, str, Public]) -> tuple:
     """Order a page: file by file, in each functions, then the types that they return, then constants."""
     page, heading, entry = shown
     return page, heading, ["function", "class", "data"].index(entry.kind)
+
+
+def _folder_head(title: str, module: ModuleType) -> str:
+    return f"# {title}\n\n```{{py:module}} {module.__name__}\n```\n\n{_prose(module)}"
 
 
 def _prose(module: ModuleType) -> str:
