@@ -5,6 +5,30 @@
                                          │
                                       solvers
 
+In a training step:
+
+    tx = optax.chain(mtl.mgda(num_tasks=2), optax.adam(1e-3))
+    losses, task_grads = mtl.task_value_and_grad(losses_fn)(params)    # losses_fn(params) returns T losses
+    updates, state = tx.update(task_grads, state, params)
+
+A tour by purpose:
+
+- **A method** in an Optax chain is `mtl.NAME(num_tasks)`. `mtl.methods.catalogue()`, printed, is the table of what each
+  follows, promises, needs and costs.
+- **Task gradients** for it come from `task_value_and_grad` (one function of all losses) or `separate_value_and_grad`
+  (a function and a batch for each task).
+- **A loop of your own** takes `descent_direction`, which stacks no gradients if `jacobians` has a better way.
+- **Around a method**: `accumulate` (micro-batches), `clip_task_norms` (before it), `for_tasks` and `freeze` (groups of
+  parameters), `guard` and `guard_step` (the promise of a direction, made of the step that is taken),
+  `relu_l2_project` and `adam_relu_l2` (weight decay without a coefficient).
+- **Weights alone** are `weightings.NAME(gram)`, pure functions; `weightings.every_k`, `weightings.smoothed`,
+  `weightings.normalized` and `weightings.on_log_losses` wrap any of them. `aggregate` makes an Optax transformation
+  out of a weighting, yours too; `typing` says what it may ask for.
+- **Programs** behind them: `solvers.min_norm`, `solvers.nnls` and others, solution and certificate out.
+- **Many trade-offs at once**: `fronts.population`, and `fronts.rays`, `fronts.hypervolume`, `fronts.within`.
+- **What happened**: `diagnostics.read(opt_state)`, `diagnostics.read_step(opt_state)`; `plots` draws it, and is
+  imported when it is first asked for.
+
 | symbol | in code      | shape                     | meaning                                             |
 |--------|--------------|---------------------------|-----------------------------------------------------|
 | T      | `num_tasks`  | int                       | number of tasks, static                             |
@@ -13,11 +37,6 @@
 | w      | `weights`    | `(T,)`                    | what a weighting returns                            |
 | u      | `update`     | params                    | Jᵀw; an ascent direction, Optax negates it          |
 | p      | `preference` | `(T,)`                    | how much each task matters; uniform, sums to one    |
-
-A method is one file, `mtl.methods.NAME`: its weights are `mtl.weightings.NAME(gram)`, a pure function of the Gram
-matrix, its Optax transformation is `mtl.NAME()`, and `mtl.methods.catalogue()` is the table of all. `mtl.fronts`
-trains many trade-offs at once. `mtl.diagnostics` tells what a step did; `mtl.plots` draws it, and is imported when it
-is first asked for.
 """
 
 import importlib

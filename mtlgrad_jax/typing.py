@@ -89,7 +89,14 @@ SomeWeighting = TypeVar("SomeWeighting", bound=Weighting)
 
 
 def without_gram(weighting: SomeWeighting) -> SomeWeighting:
-    """Mark a weighting without memory that asks G for its shape only, so that no step computes one for it."""
+    """Mark a weighting without memory that asks G for its shape only, so that no step computes one for it.
+
+    Args:
+      weighting: A function `(gram, **extras) -> weights`.
+
+    Returns:
+      The same function.
+    """
     weighting.reads_gram = False  # pyright: ignore[reportFunctionMemberAccess]
     return weighting
 
@@ -161,7 +168,14 @@ class Claims:
 
 
 def as_stateful(weighting: Weighting | StatefulWeighting) -> StatefulWeighting:
-    """Return a weighting as an `(init, update)` pair whose update takes any extras and passes on those it names."""
+    """Return a weighting as an `(init, update)` pair whose update takes any extras and passes on those it names.
+
+    Args:
+      weighting: With memory or without.
+
+    Returns:
+      A `StatefulWeighting`; the state of a weighting without memory is empty.
+    """
     if isinstance(weighting, StatefulWeighting):
         return weighting._replace(update=picking_extras(weighting.update, 2))
     weigh = picking_extras(weighting, 1)

@@ -1,4 +1,4 @@
-"""The benchmarks of speed run at toy sizes and write what they print; the README quotes their stored figures."""
+"""The benchmarks of speed run at toy sizes and write what they print; their README quotes the stored figures."""
 
 import importlib
 import importlib.util
@@ -76,7 +76,7 @@ def test_all_scripts_are_found_and_a_missing_peer_is_not_a_failure(benchmark, tm
 def test_readme_and_header_quote_the_stored_figures(benchmark, name):
     script = benchmark(name)
     table = script.table(json.loads((RESULTS / f"{name}.json").read_text())["rows"])
-    readme = {line.strip() for line in (ROOT / "README.md").read_text().splitlines()}
+    readme = {line.strip() for line in (ROOT / "benchmarks" / "README.md").read_text().splitlines()}
     for line in table.splitlines():
         assert line.strip() in script.__doc__
         assert line.strip() in readme

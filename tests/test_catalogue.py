@@ -1,4 +1,4 @@
-"""What methods claim to need, sum to and cost against what they do, and the catalogue that the README shows."""
+"""What methods claim to need, sum to and cost against what they do, and the catalogue that their README shows."""
 
 import inspect
 import math
@@ -110,7 +110,7 @@ def test_every_file_of_methods_is_a_method_that_is_exported():
         assert bool(has_weights) == hasattr(mtl.weightings, case.name)
 
 
-def test_the_readme_shows_the_catalogue():
-    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+def test_the_readme_of_the_methods_shows_the_catalogue():
+    readme = (pathlib.Path(mtl.methods.__file__).parent / "README.md").read_text()
     assert mtl.methods.catalogue() in readme
     assert f"{len(PLAIN)} methods" in readme

@@ -115,3 +115,11 @@ def test_readme_names_exist():
     text = (REPOSITORY / "README.md").read_text()
     for name in set(re.findall(r"`mtl\.([a-z_0-9.]+)[(`]", text)):
         resolve(name)
+
+
+def test_the_tour_of_help_names_the_front_door():
+    tour = set(re.findall(r"`(?:mtl\.)?([a-z_0-9.]+)[(`]", mtl.__doc__.split("| symbol")[0]))
+    for name in tour:
+        resolve(name)
+    functions = {name for name in mtl.__all__ if inspect.isfunction(getattr(mtl, name))}
+    assert functions - set(mtl.methods.names()) <= tour

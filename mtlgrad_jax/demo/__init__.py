@@ -4,5 +4,5 @@
                  ▲            ▲
               network      methods
 
-Nothing here is imported by `import mtlgrad_jax`; it needs `pip install "mtlgrad_jax[demo]"`.
+Nothing here is imported by `import mtlgrad_jax`; it needs `pip install ".[demo]"` in a checkout.
 """

@@ -19,7 +19,7 @@ def count_tasks(task_grads: PyTree, *, expected: int | None = None, params: PyTr
       params: If given, every leaf must be `(T,) + param.shape`.
 
     Returns:
-      T.
+      The number T.
 
     Raises:
       ValueError: If there is no floating-point leaf, a leaf has no task axis, leaves disagree, T is not the

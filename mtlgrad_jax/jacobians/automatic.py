@@ -28,7 +28,10 @@ def choose(
     has_aux: bool = False,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> Choice:
-    """Apply `RULE`; traces the losses and computes nothing.
+    """Pick the way to hold J by `RULE`, which traces the losses and computes nothing.
+
+    Layer by layer (`structured`) if leaves that enter layers hold at least half of the parameters, or if the backward
+    pass cannot be transposed; otherwise one gradient at a time (`matrix_free`).
 
     Args:
       losses_fn: As in `structured.linearize`.

@@ -334,6 +334,9 @@ def warn_if_disjoint(jac: SharedEncoder) -> None:
     Args:
       jac: From `linearize`.
 
+    Returns:
+      None.
+
     Example:
       >>> import warnings
       >>> import jax, jax.numpy as jnp, mtlgrad_jax as mtl

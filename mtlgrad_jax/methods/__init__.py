@@ -14,12 +14,19 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """Return the names of all methods: the public modules of this folder."""
+    """Find all methods: the public modules of this folder.
+
+    Returns:
+      Their names, in alphabetical order.
+    """
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def claims() -> dict[str, Claims]:
-    """Return what every method says of itself, by name.
+    """Collect what every method says of itself.
+
+    Returns:
+      A `typing.Claims` by name.
 
     Example:
       >>> import mtlgrad_jax as mtl
@@ -30,11 +37,14 @@ def claims() -> dict[str, Claims]:
 
 
 def catalogue() -> str:
-    """Return the table of all methods in Markdown, made from their claims.
+    """Write the table of all methods in Markdown, made from their claims.
 
     *Keeps* and *needs* are letters of `typing.PROMISES` and `typing.NEEDS`. *Sum* is that of the weights when all tasks
     agree on a gradient g and a loss L, once averages have settled; λ stands for `strength`. *Cost*: besides reading J
     twice, and, where gradients are counted, the memory of the state.
+
+    Returns:
+      A string, one line a method.
 
     Example:
       >>> import mtlgrad_jax as mtl

@@ -123,17 +123,19 @@ def mgda(
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
-    """Follow the shortest convex combination of the task gradients, which hurts no task to first order.
+    """Follow the shortest convex combination of the task gradients, which hurts no task of the batch to first order.
+
+    u = Σ αᵢgᵢ,   α = argmin_{α∈Δ} ‖Σ αᵢgᵢ‖²
 
     Args:
-      num_tasks: T, see `aggregate`.
+      num_tasks: T. If given, it is checked, and the state keeps G, the weights and `gap`; see `aggregate`.
       normalization: `"none"`, `"l2"`, `"loss"` or `"loss+"`, see `weightings.mgda`; the last two need
         `tx.update(..., losses=losses)`.
       preference: p, shape `(T,)`, positive, in what proportion the tasks should gain; 1/T each by default.
-      solver: The solver of the inner program; exact by default. (None rather than a function, because
-        `optax.inject_hyperparams` takes functions for schedules; list it in static_args there.)
-      axis_name: See `aggregate`.
-      nonfinite: See `aggregate`.
+      solver: Of the inner program; the exact `solvers.min_norm` by default. `optax.inject_hyperparams`, which takes
+        functions for schedules, must list it in `static_args`.
+      axis_name: Of the mesh, in `shard_map`; see `aggregate`.
+      nonfinite: What NaN and infinity do, `"propagate"`, `"skip"` or `"drop_task"`; see `aggregate`.
 
     Returns:
       An Optax transformation of stacked task gradients. At a Pareto stationary point, and when a task's

@@ -1,4 +1,4 @@
-"""Pictures of gradients, weights and trajectories; needs `pip install "mtlgrad_jax[plots]"`.
+"""Pictures of gradients, weights and trajectories; needs `pip install ".[plots]"` in a checkout.
 
 | picture           | shows                                                                        |
 |-------------------|------------------------------------------------------------------------------|

@@ -12,10 +12,8 @@ def freeze() -> optax.GradientTransformation:
 
     A group of its own in `optax.partition`, beside one that starts with the aggregation, as if the parameters were
     none. `optax.set_to_zero` would keep the task axis there, and the parameters would grow one; behind the
-    aggregation it comes too late, as tasks were weighed by gradients along which nothing can move.
-
-    Args:
-      None: which parameters are frozen is said by the labels of `optax.partition`.
+    aggregation it comes too late, as tasks were weighed by gradients along which nothing can move. Which parameters
+    are frozen is said by the labels of `optax.partition`.
 
     Returns:
       An `optax.GradientTransformation` without state, from leaves `(T, *param_shape)` to zeros `(*param_shape)`.
