@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mtlgrad_jax import weightings
@@ -112,7 +113,7 @@ def test_uncertainty():
             s = s - 0.2 * (0.5 - np.exp(-s) * inputs[1] / 2)
             inputs = yield weights
 
-    check(weightings.uncertainty(learning_rate=0.2), transcription)
+    check(weightings.uncertainty(optimizer=optax.sgd(0.2)), transcription)
 
 
 def test_imtl_l():
@@ -124,7 +125,7 @@ def test_imtl_l():
             s = s - 0.2 * (np.exp(s) * inputs[1] - 1)
             inputs = yield weights
 
-    check(weightings.imtl_l(learning_rate=0.2), transcription)
+    check(weightings.imtl_l(optimizer=optax.sgd(0.2)), transcription)
 
 
 def test_famo():
@@ -142,7 +143,7 @@ def test_famo():
             inputs = yield weights / weights.sum()
 
     check(
-        weightings.famo(learning_rate=0.5, decay=1e-2),
+        weightings.famo(optimizer=optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.5))),
         transcription,
         extras=lambda _, losses, previous: {"losses": losses, "previous_batch_losses": previous},
     )
@@ -163,7 +164,7 @@ def test_gradnorm():
             w = w * NUM_TASKS / w.sum()
             inputs = yield returned
 
-    check(weightings.gradnorm(learning_rate=0.05), transcription)
+    check(weightings.gradnorm(optimizer=optax.sgd(0.05)), transcription)
 
 
 def cross(task_grads, losses, previous):
@@ -221,7 +222,7 @@ def test_every_k_calls_a_method_with_memory_only_then():
             step += 1
             inputs = yield weights
 
-    weighting = weightings.every_k(weightings.imtl_l(learning_rate=0.2), 3)
+    weighting = weightings.every_k(weightings.imtl_l(optimizer=optax.sgd(0.2)), 3)
 
     def update(gram, state, **extras):
         """Ask whether a step can rest, as `step.take` does."""
@@ -260,11 +261,11 @@ def test_a_loss_without_logarithm_takes_its_task_out(name, bad):
 
 
 STATEFUL = {
-    "uncertainty": weightings.uncertainty(learning_rate=1.0),
-    "imtl_l": weightings.imtl_l(learning_rate=1.0),
+    "uncertainty": weightings.uncertainty(optimizer=optax.sgd(1.0)),
+    "imtl_l": weightings.imtl_l(optimizer=optax.sgd(1.0)),
     "dwa": weightings.dwa(),
-    "famo": weightings.famo(learning_rate=1.0),
-    "gradnorm": weightings.gradnorm(learning_rate=1.0),
+    "famo": weightings.famo(),
+    "gradnorm": weightings.gradnorm(optimizer=optax.sgd(1.0)),
 }
 
 
