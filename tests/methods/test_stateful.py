@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.optimize import nnls
 
 from mtlgrad_jax import weightings
 from mtlgrad_jax.ground.leaves import choose
 from mtlgrad_jax.methods.pcgrad import random_orders
+from mtlgrad_jax.solvers import min_norm
 
 NUM_TASKS, NUM_STEPS = 4, 6
 
@@ -313,3 +315,21 @@ def test_krum_prefers_the_crowd():
 def test_misuse_is_explained(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("absent", [None, 1])
+def test_sdmgrad_solved_exactly_is_the_shortest_combination_of_shifted_rows(absent):
+    """By SciPy's NNLS on the rows; an absent task is as if there were fewer."""
+    rows = np.random.default_rng(0).standard_normal((4, 6))
+    present = np.arange(4) != absent
+    shifted = rows[present] + 0.3 * rows[present].mean(0)
+    share = nnls(np.vstack([shifted.T, np.ones(present.sum())]), np.append(np.zeros(6), 1.0))[0]
+    expected = np.zeros(4)
+    expected[present] = (share / share.sum() + 0.3 / present.sum()) / 1.3
+    gram = np.where(present[:, None] & present, rows @ rows.T, np.nan)
+    weighting = weightings.sdmgrad(solver=min_norm)
+    weights, state = weighting.update(
+        jnp.asarray(gram, jnp.float32), weighting.init(4), present=None if absent is None else jnp.asarray(present)
+    )
+    np.testing.assert_allclose(weights, expected, atol=1e-5)
+    assert state == ()
