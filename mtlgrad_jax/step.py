@@ -107,7 +107,7 @@ def take(method: Runner, jac: Jacobian, memory: PyTree, *, nonfinite: Nonfinite 
     if two_batches:
         extras = extras | {"cross_gram": _cross_gram(first, extras["second_task_grads"], seen.log2_scale)}
     if method.on_rows:
-        return _take_on_rows(method, _with_rows(jac), seen, memory, nonfinite, extras)
+        return _take_on_rows(method, jac, seen, memory, nonfinite, extras)
     if method.rest is None:
         weighed = _weigh(method, seen, memory, nonfinite, extras)
     else:
@@ -197,7 +197,10 @@ def _combine(jac, weights, attendance):
 
 
 def _take_on_rows(method, jac, seen, memory, nonfinite, extras):
-    invited = extras.get("present")
+    invited, pull = extras.get("present"), None
+    if hasattr(jac, "rows") and not method.needs_num_tasks:  # at a representation, of which nothing can be remembered
+        extras, pull, jac = extras | {"representation": jac.representation}, jac.pull, jac.rows()
+    jac = _with_rows(jac)
     attendance, gram, task_grads = _attendance(method, seen, nonfinite, extras), seen.gram, jac.task_grads
     extras = extras | {"log2_scale": seen.log2_scale, "axis_name": jac.axis_name}
     if attendance is not None:
@@ -206,6 +209,8 @@ def _take_on_rows(method, jac, seen, memory, nonfinite, extras):
     update, weights, proposed = method.update(task_grads, memory, **extras)
     gap = _deepest_conflict(task_grads, update, gram, seen.log2_scale, jac.axis_name, extras.get("present"))
     weights = jnp.zeros_like(gram[0]) if weights is None else weights
+    if pull is not None:
+        update = pull(update, keep=None if attendance is None else attendance.tasks)
     if attendance is not None:
         before = (*jax.tree.map(jnp.zeros_like, (update, weights)), memory)
         update, weights, proposed = choose(attendance.usable, (update, weights, proposed), before)

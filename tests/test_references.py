@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import mtlgrad_jax as mtl
@@ -25,7 +26,7 @@ def gradnorm_in_numpy(learning_rate=0.1, alpha=1.5):
 @pytest.mark.parametrize("nonfinite", ["propagate", "skip", "drop_task"])
 @pytest.mark.parametrize("loss", [np.nan, np.inf, 0.0, -1.0])
 def test_gradnorm_takes_the_first_loss_that_is_one(loss, nonfinite):
-    tx = mtl.gradnorm(2, learning_rate=0.1, nonfinite=nonfinite)
+    tx = mtl.gradnorm(2, optimizer=optax.sgd(0.1), nonfinite=nonfinite)
     state = tx.init(jnp.ones(2))
     _, state = tx.update(jnp.zeros((2, 2)), state, losses=jnp.array([2.0, loss]))
     for step in range(NUM_STEPS):
@@ -35,7 +36,7 @@ def test_gradnorm_takes_the_first_loss_that_is_one(loss, nonfinite):
 
 
 def test_gradnorm_knows_no_loss_of_a_task_that_was_dropped():
-    tx = mtl.gradnorm(2, learning_rate=0.1, nonfinite="drop_task")
+    tx = mtl.gradnorm(2, optimizer=optax.sgd(0.1), nonfinite="drop_task")
     _, state = tx.update(ROWS.at[1].set(jnp.nan), tx.init(jnp.ones(2)), losses=jnp.array([2.0, jnp.nan]))
     np.testing.assert_array_equal(state.memory.initial_losses, [2, 0])
     for step in range(NUM_STEPS):

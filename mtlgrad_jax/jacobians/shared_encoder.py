@@ -23,7 +23,15 @@ HEADS = ("own", "weighted")
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("losses", "representation_rest", "encoder_rest", "heads_rest", "pull_to_encoder", "pull_to_heads"),
+    data_fields=(
+        "losses",
+        "representation",
+        "representation_rest",
+        "encoder_rest",
+        "heads_rest",
+        "pull_to_encoder",
+        "pull_to_heads",
+    ),
     meta_fields=("places", "heads", "chunk_size"),
 )
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class SharedEncoder:
     """
 
     losses: jax.Array  # (T,)
+    representation: PyTree  # H
     representation_rest: list[jax.Array | None]  # zeros for the leaves that carry no gradient, (T, ...)
     encoder_rest: list[jax.Array | None]
     heads_rest: list[jax.Array | None]
@@ -62,8 +71,7 @@ class SharedEncoder:
     def scaled_gram(self) -> tuple[Gram, jax.Array]:
         """Return the Gram matrix of 2⁻ᵏJ and k, as `stacked.scaled_gram` does."""
         if self.chunk_size is None:
-            rows = self.representation_grads
-            return stacked.scaled_gram(rows, axis_name=split_axes(jax.tree.leaves(rows), self.losses))
+            return self.rows().scaled_gram()
         return matrix_free.gram_by_sweeps(lambda seed: self.pull_to_heads(seed)[1], self.losses, self.chunk_size)
 
     def combine(self, weights: Weights, *, keep: jax.Array | None = None) -> PyTree:
@@ -75,6 +83,19 @@ class SharedEncoder:
         (encoder,) = self.pull_to_encoder(representation)
         if self.heads == "own":
             heads, _ = pull_back(own)
+        return self.places.join(encoder, self.encoder_rest, heads, self.heads_rest)
+
+    def rows(self) -> stacked.Stacked:
+        """Return the rows ∇_H Lᵢ, for a method that works on them; `pull` brings its update to the parameters."""
+        rows = self.representation_grads
+        return stacked.Stacked(rows, split_axes(jax.tree.leaves(rows), self.losses))
+
+    def pull(self, update: PyTree, *, keep: jax.Array | None = None) -> PyTree:
+        """Return a tree like `params`: an update at H pulled back through the encoder, and the heads' own gradients."""
+        own = jnp.ones_like(self.losses) if keep is None else keep.astype(self.losses.dtype)
+        moving, _ = self.places.representation.split(update)
+        (encoder,) = self.pull_to_encoder(moving)
+        heads, _ = isolated(self.pull_to_heads, self.losses)(own)
         return self.places.join(encoder, self.encoder_rest, heads, self.heads_rest)
 
     def push(self, direction: PyTree) -> jax.Array:
@@ -158,7 +179,9 @@ def linearize(
     Returns:
       `(losses, jac)`, or `((losses, aux), jac)`: losses `(T,)`, and a `typing.Jacobian` with `jac.gram()`,
       `(T, T)`, `jac.combine(w)`, a tree like `params`, and `jac.push(v)`, which is exact. `jac.at_parameters()` is
-      the Jacobian that the bound stands in for. Any weighting applies, those with auxiliaries too. A task whose
+      the Jacobian that the bound stands in for. Any weighting applies, those with auxiliaries too, and a method on
+      rows that remembers none of them (`graddrop`, `trimmed_mean`): it works on `jac.rows()`, the gradients at H, and
+      `jac.pull(update)` brings what it makes of them to the parameters, with the heads' own gradients. A task whose
       gradient is not finite spoils its row and column of G and, with a weight of zero, nothing of the encoder; with
       `heads="own"` its own head still gets that gradient, unless it is left out.
 
@@ -209,6 +232,7 @@ def linearize(
     losses, pull_to_heads, aux = jax.vjp(score, heads_floats, moving, has_aux=True)
     jac = SharedEncoder(
         losses=losses,
+        representation=representation,
         representation_rest=in_representation.zeros(still, losses.shape[0]),
         encoder_rest=in_encoder.zeros(encoder_rest),
         heads_rest=in_heads.zeros(heads_rest),

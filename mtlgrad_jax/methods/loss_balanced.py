@@ -98,7 +98,7 @@ def loss_balanced(
     Args:
       num_tasks: T, needed: the method keeps state; see `aggregate`.
       beta: β, a number or an Optax schedule of the number of gradients that the average of a task holds; the
-        published code divides it by the root of the step.
+        published code has .9 and divides it by a power of the step, which is zero unless one asks for another.
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`.
 

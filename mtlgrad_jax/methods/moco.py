@@ -26,7 +26,7 @@ class MocoState(NamedTuple):
     count: jax.Array  # () int32
 
 
-def rows(*, beta: optax.ScalarOrSchedule = 0.5, gamma: optax.ScalarOrSchedule = 0.1, rho: float = 0.1) -> RowMethod:
+def rows(*, beta: optax.ScalarOrSchedule = 0.5, gamma: optax.ScalarOrSchedule = 0.1, rho: float = 0.0) -> RowMethod:
     """Return the method itself, for `descent_direction`; options as in `moco`."""
 
     def init(num_tasks, params):
@@ -55,7 +55,7 @@ def moco(
     *,
     beta: optax.ScalarOrSchedule = 0.5,
     gamma: optax.ScalarOrSchedule = 0.1,
-    rho: float = 0.1,
+    rho: float = 0.0,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
@@ -68,21 +68,22 @@ def moco(
       beta: β, a number or an Optax schedule; one for no average.
       gamma: γ, a number or an Optax schedule, in units of one over a squared gradient length: its effect depends
         on the scale of the losses.
-      rho: ρ, which draws the weights together.
+      rho: ρ, which draws the weights together; zero in the published code, positive in the paper's theory.
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`.
 
     Returns:
       An Optax transformation of stacked task gradients. The weights sum to one and start equal; they are those
-      on Y, which starts at zero, so that the first updates are short. The published code replaces gᵢ by Lᵢgᵢ/‖gᵢ‖
-      and the projection by a softmax, and divides β and γ by the root of the step: pass schedules for the last.
+      on Y, which starts at zero, so that the first updates are short. The published code (in LibMTL) replaces gᵢ by
+      Lᵢgᵢ/‖gᵢ‖ and the projection by a softmax, and divides β = .5 and γ = .1 by the root of the step: pass schedules
+      such as `lambda count: 0.5 / jnp.sqrt(count + 1.0)` for the last.
 
     Raises:
       ValueError: See `aggregate`.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
-      >>> tx = mtl.moco(num_tasks=2, beta=1.0, rho=0.0)
+      >>> tx = mtl.moco(num_tasks=2, beta=1.0)
       >>> update, state = tx.update(jnp.diag(jnp.array([1.0, 2.0])), tx.init(jnp.zeros(2)))
       >>> [f"{weight:.3f}" for weight in state.weights]
       ['0.575', '0.425']

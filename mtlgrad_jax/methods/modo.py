@@ -48,7 +48,8 @@ def weighting(*, gamma: float = 0.1, rho: float = 0.1) -> StatefulWeighting:
       Array([0.525, 0.475], dtype=float32)
 
     References:
-      Chen et al., arXiv 2305.20057, (2.9).
+      Chen et al., arXiv 2305.20057, (2.9). Their code has these defaults (and ρ = 0 on MNIST, where it makes the update
+      of the sum of both batches), LibMTL's γ = .001.
     """
 
     def init(num_tasks):

@@ -8,12 +8,12 @@ import optax
 from jax import lax
 
 from mtlgrad_jax.ground.grams import check_memory, dot, reciprocal
-from mtlgrad_jax.ground.presence import everyone, number
+from mtlgrad_jax.ground.presence import everyone, fill_hull, number
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_cross_gram
 from mtlgrad_jax.methods._simplex import descend, restrict, resume
 from mtlgrad_jax.transforms.aggregate import aggregate
-from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, PerTask, StatefulWeighting
+from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, PerTask, Solver, StatefulWeighting
 
 CLAIMS = Claims(
     "MGDA with a pull towards the mean",
@@ -38,6 +38,7 @@ def weighting(
     learning_rate: float = 10.0,
     momentum: float = 0.5,
     preference: PerTask | None = None,
+    solver: Solver | None = None,
 ) -> StatefulWeighting:
     """Weigh tasks between MGDA's direction and a preferred one.
 
@@ -52,11 +53,17 @@ def weighting(
         gradients by their mean length), so that a common scale does not matter.
       momentum: Of these steps.
       preference: p, shape `(T,)`; 1/T each by default, the mean gradient.
+      solver: `mtl.solvers.min_norm` for the solution of the program in place of the steps, at every call anew. It is a
+        program of one batch, J₁ = J₂: neither memory nor a second one is needed, and the bias of one is back.
 
     Returns:
       A `typing.StatefulWeighting` that needs `cross_gram`, J₁J₂ᵀ of two independent batches. The weights sum
       to one (with a preference that does), whether tasks agree or not. If the cross Gram matrix is not finite,
       or has no positive diagonal entry, w stays as it is.
+
+      The published steps are too long to converge. On Gaussian gradients of four tasks in twenty dimensions with
+      J₁ = J₂ they end max |w − w*| = .5 from the solution in the median, .7 at worst; with a `learning_rate` of .5 that
+      is 8e-5 and 3e-4, with the solver 6e-8 and 3e-7 (`benchmarks/exactness.py`).
 
     Raises:
       ValueError: If `num_steps` is not positive.
@@ -69,10 +76,13 @@ def weighting(
       Array([0.8, 0.2], dtype=float32)
 
     References:
-      Xiao et al., arXiv 2305.18409, algorithm 1; step size, momentum and scaling of its published code.
+      Xiao et al., arXiv 2305.18409, algorithm 1; step size, momentum and scaling of its published code for
+      reinforcement learning (LibMTL: a step size of 5).
     """
     if num_steps < 1:
         raise ValueError(f"expected num_steps of at least 1, got {num_steps}.")
+    if solver is not None:
+        return _of_one_batch(pull, preference, solver)
 
     def init(num_tasks):
         return SdmgradState(jnp.ones(num_tasks) / num_tasks)
@@ -100,6 +110,19 @@ def weighting(
     return StatefulWeighting(init, update)
 
 
+def _of_one_batch(pull, preference, solver):
+    """Return the weighting that solves the program: the shortest convex combination of the rows gᵢ + λΣpⱼgⱼ."""
+
+    def update(gram, state, *, present=None):
+        towards = jnp.asarray(pull, gram.dtype) * _preference.resolve(preference, gram, present)
+        gram, move = fill_hull(gram, present)
+        shift = jnp.eye(gram.shape[0], dtype=gram.dtype) + towards[None, :]
+        weights = move(solver(dot(dot(shift, gram), shift.T)).x)
+        return (weights + towards) / (1 + jnp.asarray(pull, gram.dtype)), state
+
+    return StatefulWeighting(lambda num_tasks: (), update, needs_num_tasks=False)
+
+
 def sdmgrad(
     num_tasks: int | None = None,
     *,
@@ -108,6 +131,7 @@ def sdmgrad(
     learning_rate: float = 10.0,
     momentum: float = 0.5,
     preference: PerTask | None = None,
+    solver: Solver | None = None,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
@@ -120,6 +144,8 @@ def sdmgrad(
       learning_rate: Of these steps, in units of one over the mean squared length.
       momentum: Of these steps.
       preference: p, shape `(T,)`; 1/T each by default.
+      solver: `mtl.solvers.min_norm` for the exact solution, of one batch, in place of the steps, which by default end
+        far from it.
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`.
 
@@ -136,6 +162,11 @@ def sdmgrad(
       Array([0.5, 0.5], dtype=float32)
     """
     method = weighting(
-        pull=pull, num_steps=num_steps, learning_rate=learning_rate, momentum=momentum, preference=preference
+        pull=pull,
+        num_steps=num_steps,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        preference=preference,
+        solver=solver,
     )
     return aggregate(method, num_tasks, axis_name=axis_name, nonfinite=nonfinite)

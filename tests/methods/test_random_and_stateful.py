@@ -372,3 +372,43 @@ def test_double_precision_keeps_the_types_of_updates_and_states(name):
         update, state = jax.eval_shape(lambda state: tx.update(first, state, params, **extras), start)
     assert jax.tree.map(lambda leaf: leaf.dtype, update) == jax.tree.map(lambda leaf: leaf.dtype, params)
     assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(lambda leaf: leaf.dtype, start)
+
+
+def at_the_activation(method, x, seed=0):
+    """Return losses and update of a network of 3 units and 4 heads, as an encoder and a rest."""
+    rng = np.random.default_rng(seed)
+    trunk, heads = rng.standard_normal((5, 3)).astype(np.float32), rng.standard_normal((3, 4)).astype(np.float32)
+    encoder_fn = lambda trunk, x: jnp.tanh(x @ trunk)
+    heads_fn = lambda heads, hidden, x: jnp.mean((hidden @ heads - x[:, :1]) ** 2, axis=0)
+    step = lambda: mtl.descent_direction((encoder_fn, heads_fn), (trunk, heads), method, x, method="shared_encoder")
+    losses, update, _ = jax.jit(step)()
+    hidden, pull = jax.vjp(lambda trunk: encoder_fn(trunk, x), trunk)
+    rows = jax.jacrev(lambda hidden: heads_fn(heads, hidden, x))(hidden)
+    own = jax.grad(lambda heads: jnp.sum(heads_fn(heads, hidden, x)))(heads)
+    return update, np.asarray(hidden), np.asarray(rows), pull, own
+
+
+def test_at_the_activation_graddrop_is_pulled_back_and_heads_keep_their_own():
+    """What GradDrop's paper does: one sign per unit of the activation, and each its share of the votes."""
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((8, 5)), jnp.float32)
+    update, hidden, rows, pull, own = at_the_activation(mtl.methods.graddrop.rows(batch_axis=0, key=3), x)
+    votes = np.einsum("bu,tbu->tu", np.sign(hidden), rows)
+    candidates = []
+    for signs in np.stack(np.meshgrid(*[[-1, 1]] * 3), axis=-1).reshape(-1, 3):
+        kept = np.where(votes * signs > 0, 1.0, 0.0)
+        candidates.append(pull(jnp.asarray(np.einsum("tu,tbu->bu", kept, rows), jnp.float32))[0])
+    assert min(np.abs(update[0] - candidate).max() for candidate in candidates) < 1e-6
+    np.testing.assert_allclose(update[1], own, rtol=1e-5, atol=1e-6)
+
+
+def test_other_methods_without_memory_work_at_the_activation_too():
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((8, 5)), jnp.float32)
+    update, _, rows, pull, _ = at_the_activation(mtl.methods.trimmed_mean.rows(trim=1), x)
+    expected = pull(jnp.asarray(np.sort(rows, axis=0)[1:3].mean(0), jnp.float32))[0]
+    np.testing.assert_allclose(update[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_axis_without_an_activation_is_refused():
+    tx = mtl.aggregate(mtl.methods.graddrop.rows(batch_axis=0))
+    with pytest.raises(ValueError, match="graddrop expected a shared representation for its batch_axis, got none"):
+        tx.update(jnp.ones((2, 3)), tx.init(jnp.zeros(3)))

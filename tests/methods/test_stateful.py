@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from scipy.optimize import nnls
 
 from mtlgrad_jax import weightings
 from mtlgrad_jax.ground.leaves import choose
 from mtlgrad_jax.methods.pcgrad import random_orders
+from mtlgrad_jax.solvers import min_norm
 
 NUM_TASKS, NUM_STEPS = 4, 6
 
@@ -112,7 +115,7 @@ def test_uncertainty():
             s = s - 0.2 * (0.5 - np.exp(-s) * inputs[1] / 2)
             inputs = yield weights
 
-    check(weightings.uncertainty(learning_rate=0.2), transcription)
+    check(weightings.uncertainty(optimizer=optax.sgd(0.2)), transcription)
 
 
 def test_imtl_l():
@@ -124,7 +127,7 @@ def test_imtl_l():
             s = s - 0.2 * (np.exp(s) * inputs[1] - 1)
             inputs = yield weights
 
-    check(weightings.imtl_l(learning_rate=0.2), transcription)
+    check(weightings.imtl_l(optimizer=optax.sgd(0.2)), transcription)
 
 
 def test_famo():
@@ -142,7 +145,7 @@ def test_famo():
             inputs = yield weights / weights.sum()
 
     check(
-        weightings.famo(learning_rate=0.5, decay=1e-2),
+        weightings.famo(optimizer=optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.5))),
         transcription,
         extras=lambda _, losses, previous: {"losses": losses, "previous_batch_losses": previous},
     )
@@ -163,7 +166,7 @@ def test_gradnorm():
             w = w * NUM_TASKS / w.sum()
             inputs = yield returned
 
-    check(weightings.gradnorm(learning_rate=0.05), transcription)
+    check(weightings.gradnorm(optimizer=optax.sgd(0.05)), transcription)
 
 
 def cross(task_grads, losses, previous):
@@ -221,7 +224,7 @@ def test_every_k_calls_a_method_with_memory_only_then():
             step += 1
             inputs = yield weights
 
-    weighting = weightings.every_k(weightings.imtl_l(learning_rate=0.2), 3)
+    weighting = weightings.every_k(weightings.imtl_l(optimizer=optax.sgd(0.2)), 3)
 
     def update(gram, state, **extras):
         """Ask whether a step can rest, as `step.take` does."""
@@ -260,11 +263,11 @@ def test_a_loss_without_logarithm_takes_its_task_out(name, bad):
 
 
 STATEFUL = {
-    "uncertainty": weightings.uncertainty(learning_rate=1.0),
-    "imtl_l": weightings.imtl_l(learning_rate=1.0),
+    "uncertainty": weightings.uncertainty(optimizer=optax.sgd(1.0)),
+    "imtl_l": weightings.imtl_l(optimizer=optax.sgd(1.0)),
     "dwa": weightings.dwa(),
-    "famo": weightings.famo(learning_rate=1.0),
-    "gradnorm": weightings.gradnorm(learning_rate=1.0),
+    "famo": weightings.famo(),
+    "gradnorm": weightings.gradnorm(optimizer=optax.sgd(1.0)),
 }
 
 
@@ -312,3 +315,21 @@ def test_krum_prefers_the_crowd():
 def test_misuse_is_explained(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("absent", [None, 1])
+def test_sdmgrad_solved_exactly_is_the_shortest_combination_of_shifted_rows(absent):
+    """By SciPy's NNLS on the rows; an absent task is as if there were fewer."""
+    rows = np.random.default_rng(0).standard_normal((4, 6))
+    present = np.arange(4) != absent
+    shifted = rows[present] + 0.3 * rows[present].mean(0)
+    share = nnls(np.vstack([shifted.T, np.ones(present.sum())]), np.append(np.zeros(6), 1.0))[0]
+    expected = np.zeros(4)
+    expected[present] = (share / share.sum() + 0.3 / present.sum()) / 1.3
+    gram = np.where(present[:, None] & present, rows @ rows.T, np.nan)
+    weighting = weightings.sdmgrad(solver=min_norm)
+    weights, state = weighting.update(
+        jnp.asarray(gram, jnp.float32), weighting.init(4), present=None if absent is None else jnp.asarray(present)
+    )
+    np.testing.assert_allclose(weights, expected, atol=1e-5)
+    assert state == ()
