@@ -19,7 +19,7 @@ from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.solvers import min_norm, nnls
 from mtlgrad_jax.transforms._metric import Euclidean, Metric
 from mtlgrad_jax.transforms._rows_over_mesh import RowsOverMesh, widen
-from mtlgrad_jax.typing import Gram, PyTree, StepRecord
+from mtlgrad_jax.typing import Gram, PyTree, StepRecord, Weights
 
 MAX_PROJECTIONS = 5
 TOLERANCE = 8  # a cosine in rounding units: an inner product of long vectors is not known better
@@ -33,6 +33,24 @@ class Margins(NamedTuple):
 
     progress: jax.Array | float = 0.0
     slack: Any = 0.0  # a number or (T,)
+
+
+class Downhill(NamedTuple):
+    """−J: an update is added to the parameters, and to turn it around would be a pass over them."""
+
+    jac: Any
+
+    def combine(self, weights: Weights) -> PyTree:
+        """Return −Jᵀw."""
+        return self.jac.combine(-weights)
+
+    def push(self, direction: PyTree) -> jax.Array:
+        """Return −Jv."""
+        return -self.jac.push(direction)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what has no sign, such as `gram_in`."""
+        return getattr(self.jac, name)
 
 
 HURT_NOBODY = Margins()
@@ -114,6 +132,7 @@ def project_rows(
     margins: Margins = HURT_NOBODY,
     metric: Metric = EUCLIDEAN,
     axis_name: AxisName = None,
+    descends: bool = False,
 ) -> tuple[PyTree, StepRecord]:
     """Do as `project` for stacked gradients; a Gram matrix that the method inside computes too is computed once.
 
@@ -127,6 +146,7 @@ def project_rows(
       margins: As in `project`.
       metric: As in `project`.
       axis_name: As in `project`.
+      descends: Whether the step is −Δ, what `optax.apply_updates` adds.
 
     Returns:
       As `project`.
@@ -138,6 +158,7 @@ def project_rows(
     if jax.device_count() == 1:
         rows = [as_matrix(leaf) for leaf in rows]
     jac = RowsOverMesh(rows, jnp.isfinite(jnp.diagonal(gram)), axis_name)
+    jac = Downhill(jac) if descends else jac
     options = {"margins": margins, "metric": metric.of_leaves(flatten), "axis_name": axis_name}
     taken, record = project(jac, gram, log2_scale, [flatten(leaf) for leaf in leaves], kept, **options)
     return treedef.unflatten([new.reshape(leaf.shape) for new, leaf in zip(taken, leaves, strict=True)]), record
