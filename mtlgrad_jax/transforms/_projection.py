@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mtlgrad_jax.ground.grams import normalize_rows, reciprocal, row_norms
+from mtlgrad_jax.ground.grams import dot, normalize_rows, reciprocal, row_norms
 from mtlgrad_jax.ground.leaves import as_matrix, cast_like, contract, is_inexact, widest
 from mtlgrad_jax.ground.meshes import AxisName, sum_of_pieces
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
@@ -19,11 +19,12 @@ from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.solvers import min_norm, nnls
 from mtlgrad_jax.transforms._metric import Euclidean, Metric
 from mtlgrad_jax.transforms._rows_over_mesh import RowsOverMesh, widen
-from mtlgrad_jax.typing import Gram, PyTree, StepRecord
+from mtlgrad_jax.typing import Gram, PyTree, StepRecord, Weights
 
 MAX_PROJECTIONS = 5
 TOLERANCE = 8  # a cosine in rounding units: an inner product of long vectors is not known better
 RESOLUTION = 64  # the same, in units of the coarsest leaf: what the repetitions must have reached
+NEAR = 4  # terms so much longer than their sum leave it exact to a few rounding units
 RIDGE = 4  # on the diagonal, in rounding units: repetitions converge although G is rounded
 
 
@@ -32,6 +33,24 @@ class Margins(NamedTuple):
 
     progress: jax.Array | float = 0.0
     slack: Any = 0.0  # a number or (T,)
+
+
+class Downhill(NamedTuple):
+    """−J: an update is added to the parameters, and to turn it around would be a pass over them."""
+
+    jac: Any
+
+    def combine(self, weights: Weights) -> PyTree:
+        """Return −Jᵀw."""
+        return self.jac.combine(-weights)
+
+    def push(self, direction: PyTree) -> jax.Array:
+        """Return −Jv."""
+        return -self.jac.push(direction)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what has no sign, such as `gram_in`."""
+        return getattr(self.jac, name)
 
 
 HURT_NOBODY = Margins()
@@ -113,6 +132,7 @@ def project_rows(
     margins: Margins = HURT_NOBODY,
     metric: Metric = EUCLIDEAN,
     axis_name: AxisName = None,
+    descends: bool = False,
 ) -> tuple[PyTree, StepRecord]:
     """Do as `project` for stacked gradients; a Gram matrix that the method inside computes too is computed once.
 
@@ -126,6 +146,7 @@ def project_rows(
       margins: As in `project`.
       metric: As in `project`.
       axis_name: As in `project`.
+      descends: Whether the step is −Δ, what `optax.apply_updates` adds.
 
     Returns:
       As `project`.
@@ -137,6 +158,7 @@ def project_rows(
     if jax.device_count() == 1:
         rows = [as_matrix(leaf) for leaf in rows]
     jac = RowsOverMesh(rows, jnp.isfinite(jnp.diagonal(gram)), axis_name)
+    jac = Downhill(jac) if descends else jac
     options = {"margins": margins, "metric": metric.of_leaves(flatten), "axis_name": axis_name}
     taken, record = project(jac, gram, log2_scale, [flatten(leaf) for leaf in leaves], kept, **options)
     return treedef.unflatten([new.reshape(leaf.shape) for new, leaf in zip(taken, leaves, strict=True)]), record
@@ -144,30 +166,48 @@ def project_rows(
 
 def _descend(jac, step, before, quadratic, bounds, lengths, log2_scale, kept, metric, axis_name):
     """Project until the deepest violation is rounding, relative to what is left of the step."""
-    wide = jax.tree.map(widen, scale_tree(step, -before.exponent))
     eps = jnp.finfo(lengths.dtype).eps
 
-    def unfinished(carry):
-        _, measured, _, count = carry
-        conflict = _deepest(measured, bounds, lengths, measured.size, kept) > TOLERANCE * eps
-        return (count == 0) | (conflict & (count < MAX_PROJECTIONS))
+    def is_deep(measured):
+        return _deepest(measured, bounds, lengths, measured.size, kept) > TOLERANCE * eps
 
-    def project_again(carry):
+    def project_from(carry):
         wide, measured, multipliers, count = carry
         x = nnls(quadratic, jnp.where(kept, measured.products - bounds, 0)).x
         added = metric.apply(jac.combine(scale_by_power_of_two(x, -log2_scale)))
         wide = jax.tree.map(lambda a, b: a + b.astype(a.dtype) if is_inexact(a) else a, wide, added)
-        measured = _in_units(jac, cast_like(wide, step), log2_scale, measured.exponent, axis_name)
+        measured = _measure_after(jac, cast_like(wide, step), measured, quadratic, x, lengths, log2_scale, axis_name)
         return wide, measured, multipliers + x, count + 1
 
-    none = 0 * before.exponent
-    start = wide, before, 0 * before.products, none
-    wide, after, multipliers, _ = lax.while_loop(unfinished, project_again, start)
-    resolved = _deepest(after, bounds, lengths, after.size, kept) <= RESOLUTION * _coarsest(step)
-    resolved = resolved & (after.size > TOLERANCE * eps * before.size)  # the rest is the rounding of Δ
-    taken = jax.tree.map(lambda leaf: jnp.where(resolved, leaf, jnp.zeros_like(leaf)), cast_like(wide, step))
-    after = after._replace(products=jnp.where(resolved, after.products, 0), size=jnp.where(resolved, after.size, 0))
-    return scale_tree(taken, before.exponent), after, multipliers
+    def keep_going(carry):
+        wide, after, multipliers, _ = lax.while_loop(
+            lambda carry: is_deep(carry[1]) & (carry[-1] < MAX_PROJECTIONS), project_from, carry
+        )
+        resolved = _deepest(after, bounds, lengths, after.size, kept) <= RESOLUTION * _coarsest(step)
+        resolved = resolved & (after.size > TOLERANCE * eps * before.size)  # the rest is the rounding of Δ
+        taken = jax.tree.map(lambda leaf: jnp.where(resolved, leaf, jnp.zeros_like(leaf)), wide)
+        measured = jax.tree.map(lambda leaf: jnp.where(resolved, leaf, jnp.zeros_like(leaf)), after)
+        return taken, measured._replace(exponent=after.exponent), multipliers
+
+    unit = jax.tree.map(widen, scale_tree(step, -before.exponent))
+    carry = project_from((unit, before, 0 * before.products, 0 * before.exponent))
+    done = ~is_deep(carry[1]) & (carry[1].size > TOLERANCE * eps * before.size)
+    wide, after, multipliers = lax.cond(done, lambda carry: carry[:3], keep_going, carry)
+    return scale_tree(cast_like(wide, step), before.exponent), after, multipliers
+
+
+def _measure_after(jac, step, before, quadratic, x, lengths, log2_scale, axis_name):
+    """Return what J says of Δ + DJᵀx: without reading J where the sum is not much shorter than its terms.
+
+    JΔ′ = JΔ + JDJᵀx
+    """
+    size = _size(step, axis_name)
+    reach = before.size + jnp.sum(row_norms(quadratic) * x)
+    told = before.products + dot(quadratic, x)
+    read = lambda: _products(jac, step, log2_scale)
+    if _coarsest(step) > jnp.finfo(lengths.dtype).eps:
+        return _Measured(read(), size, before.exponent)
+    return _Measured(lax.cond(reach <= NEAR * size, lambda: told, read), size, before.exponent)
 
 
 def _coarsest(step):
@@ -193,11 +233,17 @@ def _measure(jac, step, lengths, log2_scale, axis_name):
 
 
 def _in_units(jac, unit_step, log2_scale, exponent, axis_name):
-    leaves = [leaf for leaf in jax.tree.leaves(unit_step) if is_inexact(leaf)]
+    return _Measured(_products(jac, unit_step, log2_scale), _size(unit_step, axis_name), exponent)
+
+
+def _products(jac, step, log2_scale):
+    return scale_by_power_of_two(jac.push(step), -log2_scale)
+
+
+def _size(step, axis_name):
+    leaves = [leaf for leaf in jax.tree.leaves(step) if is_inexact(leaf)]
     dtype = widest(leaves)
-    square = sum_of_pieces([contract(leaf, leaf, 0).astype(dtype) for leaf in leaves], axis_name)
-    products = scale_by_power_of_two(jac.push(unit_step), -log2_scale)
-    return _Measured(products, jnp.sqrt(square), exponent)
+    return jnp.sqrt(sum_of_pieces([contract(leaf, leaf, 0).astype(dtype) for leaf in leaves], axis_name))
 
 
 def _bounds(gram, lengths, size, kept, margins):

@@ -12,7 +12,7 @@ from mtlgrad_jax.ground.leaves import is_inexact, shapes
 from mtlgrad_jax.ground.meshes import split_axes
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.transforms._metric import MetricName, check_metric, metric_of
-from mtlgrad_jax.transforms._projection import Margins, project, project_rows
+from mtlgrad_jax.transforms._projection import Downhill, Margins, project, project_rows
 from mtlgrad_jax.transforms.accumulate import AccumulateState
 from mtlgrad_jax.typing import Jacobian, PerTask, PyTree, StepRecord
 
@@ -100,15 +100,16 @@ def guard(
         _check_increments(increments, updates)
         taken, record = project_rows(
             updates,
-            jax.tree.map(jnp.negative, increments),
+            increments,
             _kept(protected, present, actual),
             margins=margins,
             metric=metric_of(metric, inner, increments, axis_name),
             axis_name=axis_name,
+            descends=True,
         )
         if num_tasks is not None:
             record = jax.tree.map(lambda new, old: new.astype(old.dtype), record, state.step)
-        return jax.tree.map(jnp.negative, taken), GuardState(inner, () if num_tasks is None else record)
+        return taken, GuardState(inner, () if num_tasks is None else record)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -158,13 +159,12 @@ def guard_step(
     check_metric(metric)
     jac = getattr(jac, "at_parameters", lambda: jac)()
     gram, log2_scale = jac.scaled_gram()
-    step = jax.tree.map(jnp.negative, updates)
-    axis_name = split_axes([leaf for leaf in jax.tree.leaves(step) if is_inexact(leaf)], gram)
+    axis_name = split_axes([leaf for leaf in jax.tree.leaves(updates) if is_inexact(leaf)], gram)
     kept = _kept(protected, present, gram.shape[0])
-    chosen = metric_of(metric, state, step, axis_name)
+    chosen = metric_of(metric, state, updates, axis_name)
     margins = Margins(progress, slack)
-    taken, record = project(jac, gram, log2_scale, step, kept, margins=margins, metric=chosen, axis_name=axis_name)
-    return jax.tree.map(jnp.negative, taken), record
+    options = {"margins": margins, "metric": chosen, "axis_name": axis_name}
+    return project(Downhill(jac), gram, log2_scale, updates, kept, **options)
 
 
 def _kept(protected, present, num_tasks):
