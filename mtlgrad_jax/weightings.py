@@ -2,13 +2,15 @@
 
 `mtl.weightings.NAME(gram)` is what the Optax transformation `mtl.NAME()` applies; `mtl.methods.catalogue()` is the
 table of all. Methods that need the rows of J have no weights of their own. Any weighting can be wrapped: `every_k`
-(reuse the weights), `smoothed` (average them over steps), `normalized` (gradients of unit length, or of a power of it),
-`on_log_losses` (logarithms of the losses, with their gradients); `keyed` gives a random one its keys.
+(reuse the weights), `smoothed` (average them over steps), `on_average_gram` (average what they are computed from),
+`normalized` (gradients of unit length, or of a power of it), `on_log_losses` (logarithms of the losses, with their
+gradients); `keyed` gives a random one its keys.
 """
 
 from mtlgrad_jax.combinators.every_k import every_k
 from mtlgrad_jax.combinators.keyed import keyed
 from mtlgrad_jax.combinators.normalized import normalized
+from mtlgrad_jax.combinators.on_average_gram import on_average_gram
 from mtlgrad_jax.combinators.on_log_losses import on_log_losses
 from mtlgrad_jax.combinators.smoothed import smoothed
 from mtlgrad_jax.methods.aligned_mtl import weights as aligned_mtl
@@ -81,6 +83,7 @@ __all__ = [
     "modo",
     "nash_mtl",
     "normalized",
+    "on_average_gram",
     "on_log_losses",
     "pbi",
     "pcd",

@@ -1,1 +1,4 @@
-"""What turns a weighting into another: `every_k`, `smoothed`, `normalized`, `on_log_losses`, `keyed`."""
+"""What turns a weighting into another.
+
+`every_k`, `smoothed`, `on_average_gram`, `normalized`, `on_log_losses`, `keyed`.
+"""

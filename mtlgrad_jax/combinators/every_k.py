@@ -30,7 +30,8 @@ def every_k(weighting: Weighting | StatefulWeighting, k: int) -> StatefulWeighti
     w(t) = weighting(G(t)) if t is a multiple of k, else w(t−1)
 
     Args:
-      weighting: Any weighting; `smoothed(weighting)` averages over the times that it is called.
+      weighting: Any weighting. What wraps it counts the times that the weights are computed: `smoothed(weighting)`
+        averages the weights over these, `on_average_gram(weighting)` the Gram matrices.
       k: At least one.
 
     Returns:

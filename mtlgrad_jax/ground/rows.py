@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mtlgrad_jax.ground.leaves import at_least_single, contract, is_inexact, map_parts, parts, per_row, times, widest
+from mtlgrad_jax.ground.members import rarely
 from mtlgrad_jax.ground.meshes import AxisName, all_of_pieces, check_axes, largest_of_pieces, sum_of_pieces
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 
@@ -46,7 +46,7 @@ def row_lengths(leaves: list[jax.Array], exponents: jax.Array, axis_name: AxisNa
     def keep(squares):
         return squares, exponents + none
 
-    squares, exponents = lax.cond(jnp.all(jnp.isfinite(squares)), keep, measure_again, squares)
+    squares, exponents = rarely(jnp.any(~jnp.isfinite(squares)), measure_again, keep, squares)
     return jnp.sqrt(squares), exponents
 
 

@@ -20,6 +20,7 @@ from mtlgrad_jax.ground.leaves import (
     parts,
     widest,
 )
+from mtlgrad_jax.ground.members import rarely
 from mtlgrad_jax.ground.meshes import AxisName, check_axes, sum_of_pieces
 from mtlgrad_jax.ground.ranges import exponent_of, powers_of_two
 from mtlgrad_jax.typing import Gram
@@ -110,10 +111,9 @@ def _within_range(gram_of, dtype):
         return trial.judge(gram_of(powers_of_two(-trial.exponent, dtype)))
 
     trial = _first_trial(gram_of(None))
-    # The loop alone would do, but a TPU lays J out anew for one, needed or not. Under `vmap` both sides of the branch
-    # run, and the loop ends at once.
-    end = lax.cond(
-        trial.done, lambda trial: trial, lambda trial: lax.while_loop(lambda t: ~t.done, try_next, trial), trial
+    # The loop alone would do, but a TPU lays J out anew for one, needed or not.
+    end = rarely(
+        ~trial.done, lambda trial: lax.while_loop(lambda t: ~t.done, try_next, trial), lambda trial: trial, trial
     )
     return end.gram, end.exponent
 

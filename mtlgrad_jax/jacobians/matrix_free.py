@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mtlgrad_jax.ground.leaves import cast_like, widest
+from mtlgrad_jax.ground.members import rarely
 from mtlgrad_jax.ground.meshes import average_losses, split_axes
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two, undo_scale
 from mtlgrad_jax.ground.rows import inner_products
@@ -191,7 +191,7 @@ def gram_by_sweeps(
     lower = jnp.tril(columns)  # a bare transpose would become a second product, rounded otherwise
     plain = lower + jnp.tril(lower, -1).T
     none = jnp.zeros_like(plain[0, 0], dtype=jnp.int32)
-    return lax.cond(out_of_range(jnp.diagonal(plain)), with_unit_rows, lambda: (plain, none))
+    return rarely(out_of_range(jnp.diagonal(plain)), with_unit_rows, lambda: (plain, none))
 
 
 def one_hot(losses: jax.Array) -> jax.Array:

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.tree_util import Partial
 
 from mtlgrad_jax.ground.leaves import widest
+from mtlgrad_jax.ground.members import rarely
 from mtlgrad_jax.ground.meshes import average_losses, split_axes, sum_of_pieces
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two, undo_scale
 from mtlgrad_jax.jacobians._gram_in_blocks import gram_in_blocks
@@ -112,7 +112,7 @@ class Structured:
 
         plain = gram_of(parts)
         none = jnp.zeros_like(plain[0, 0], dtype=jnp.int32)
-        return lax.cond(out_of_range(jnp.diagonal(plain)), with_unit_rows, lambda: (plain, none))
+        return rarely(out_of_range(jnp.diagonal(plain)), with_unit_rows, lambda: (plain, none))
 
 
 def add_scaled(left: tuple[Gram, jax.Array], right: tuple[Gram, jax.Array]) -> tuple[Gram, jax.Array]:

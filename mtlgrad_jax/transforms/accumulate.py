@@ -5,9 +5,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from mtlgrad_jax.ground.leaves import at_least_single, is_inexact, map_parts, times
+from mtlgrad_jax.ground.members import rarely
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.typing import PyTree
 
@@ -108,7 +108,7 @@ def accumulate(
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like), inner
 
         is_last = state.micro_step + 1 == every_k
-        applied, inner = lax.cond(is_last, step, wait, state.inner)
+        applied, inner = rarely(is_last, step, wait, state.inner)
         kept = AccumulateState(state.micro_step + 1, total, mean_losses, mean, inner)
         restart = jax.tree.map(lambda leaf: jnp.where(is_last, jnp.zeros_like(leaf), leaf), kept._replace(inner=()))
         return applied, restart._replace(inner=inner)
