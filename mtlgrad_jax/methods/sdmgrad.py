@@ -63,7 +63,7 @@ def weighting(
 
       The published steps are too long to converge. On Gaussian gradients of four tasks in twenty dimensions with
       J₁ = J₂ they end max |w − w*| = .5 from the solution in the median, .7 at worst; with a `learning_rate` of .5 that
-      is 8e-5 and 3e-4, with the solver 6e-8 and 3e-7 (`benchmarks/exactness.py`).
+      is 8e-5 and 3e-4, with the solver 6e-8 and 3e-7 (`benchmarks/sdmgrad_iteration.py`).
 
     Raises:
       ValueError: If `num_steps` is not positive.
