@@ -12,6 +12,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -158,13 +159,14 @@ def _entry(entry: Public) -> str:
 
 
 def _source_of(entry: Public) -> str:
-    """Return the lines that define a constant or an alias, as a block."""
-    source = inspect.getsource(importlib.import_module(entry.module))
+    """Return the lines that define a constant or an alias, or its value if it is defined elsewhere, as a block."""
+    module = importlib.import_module(entry.module)
+    source = inspect.getsource(module)
+    shown = repr(getattr(module, entry.name))
     for node in ast.parse(source).body:
         if entry.name in _defined(node):
-            lines = source.splitlines()[node.lineno - 1 : node.end_lineno]
-            return "   .. code-block:: python\n\n" + "\n".join("      " + line for line in lines)
-    return ""
+            shown = "\n".join(source.splitlines()[node.lineno - 1 : node.end_lineno])  # with the shape behind it
+    return "   .. code-block:: python\n\n" + textwrap.indent(shown, "      ")
 
 
 def _method_head(name: str, module: ModuleType) -> str:
