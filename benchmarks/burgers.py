@@ -49,7 +49,10 @@ PROFILE_TIMES, PROFILE_PLACES = (0.5, 1.0), np.linspace(-1, 1, 161)
 RESULTS = Path(__file__).parent / "results"
 
 PUBLISHED = {"Adam": 0.030955, "ConFIG": 0.006382, "M-ConFIG": 0.001862}
-METHODS = ("Adam", "ConFIG", "M-ConFIG", "upgrad", "primary_aux")
+WEIGHTS = ("gradient norms", "NTK", "annealing", "ReLoBRaLo", "SoftAdapt", "self-adaptive")  # that others use here
+METHODS = ("Adam", "ConFIG", "M-ConFIG", "upgrad", "primary_aux", *WEIGHTS)
+REFRESH = 25  # steps between two computations of the first three, as in a chapter of the record
+NUM_KERNEL = 200  # points at which the diagonal of the kernel is computed
 STYLES = {
     "Adam": {"color": "#000000", "ls": "--"},
     "ConFIG": {"color": "#0072B2"},
@@ -79,28 +82,45 @@ def test_grid(num_places=256, num_times=100):
     return jnp.asarray(points, jnp.float32), jnp.asarray(exact(*points.T), jnp.float32)
 
 
-def initial_loss(params, key):
-    """Return the squared error at t = 0."""
+def initial_points(key):
+    """Draw points at t = 0."""
     x = 2 * pinn.latin_hypercube(key, NUM_EDGE, 1) - 1
-    values = pinn.apply(params, jnp.concatenate([x, jnp.zeros_like(x)], axis=1))
-    return jnp.mean((values + jnp.sin(jnp.pi * x[:, 0])) ** 2)
+    return jnp.concatenate([x, jnp.zeros_like(x)], axis=1)
 
 
-def boundary_loss(params, key):
-    """Return the squared error at x = −1 and x = 1."""
+def boundary_points(key):
+    """Draw points at x = −1 and x = 1."""
     t = pinn.latin_hypercube(key, NUM_EDGE, 1)
     x = jnp.where(jnp.arange(NUM_EDGE)[:, None] < NUM_EDGE // 2, -1.0, 1.0)
-    return jnp.mean(pinn.apply(params, jnp.concatenate([x, t], axis=1)) ** 2)
+    return jnp.concatenate([x, t], axis=1)
 
 
-def residual_loss(params, key):
-    """Return the squared residual of the equation."""
-    points = pinn.latin_hypercube(key, NUM_INTERIOR, 2) * jnp.array([2.0, 1.0]) - jnp.array([1.0, 0.0])
+def interior_points(key):
+    """Draw points inside."""
+    return pinn.latin_hypercube(key, NUM_INTERIOR, 2) * jnp.array([2.0, 1.0]) - jnp.array([1.0, 0.0])
+
+
+def initial_residual(params, points):
+    """Return the error of u(x, 0) = −sin πx."""
+    return pinn.apply(params, points) + jnp.sin(jnp.pi * points[:, 0])
+
+
+def interior_residual(params, points):
+    """Return the residual of the equation."""
     u, u_x, u_t, u_xx = pinn.derivatives(params, points, (1.0, 0.0))
-    return jnp.mean((u_t + u * u_x - VISCOSITY * u_xx) ** 2)
+    return u_t + u * u_x - VISCOSITY * u_xx
 
 
-LOSSES = (initial_loss, boundary_loss, residual_loss)
+DRAWN = (initial_points, boundary_points, interior_points)
+RESIDUALS = (initial_residual, pinn.apply, interior_residual)
+
+
+def loss_of(residual, draw):
+    """Return the mean squared residual at random points, a function of the parameters and a key."""
+    return lambda params, key: jnp.mean(residual(params, draw(key)) ** 2)
+
+
+LOSSES = initial_loss, boundary_loss, residual_loss = [loss_of(*terms) for terms in zip(RESIDUALS, DRAWN, strict=True)]
 
 
 def follow_the_sum_and_hurt_no_condition(gram):
@@ -118,16 +138,33 @@ def optimizer(method):
         "ConFIG": mtl.conflict_free,
         "upgrad": mtl.upgrad,
         "primary_aux": partial(mtl.aggregate, follow_the_sum_and_hurt_no_condition),
+        "gradient norms": partial(mtl.aggregate, pinn.averaged(pinn.equal_lengths, every=REFRESH)),
+        "NTK": partial(mtl.aggregate, pinn.averaged(pinn.handed, every=REFRESH)),
+        "annealing": partial(mtl.aggregate, pinn.averaged(pinn.handed, every=REFRESH)),
+        "ReLoBRaLo": mtl.relobralo,
+        "SoftAdapt": partial(mtl.softadapt, variant="normalized"),
+        "self-adaptive": mtl.self_adaptive,
     }[method](num_tasks=3)
     return optax.chain(direction, optax.adam(1e-4))
 
 
 def gradients(method, params, state, key):
-    """Return the stacked gradients of the three losses, or for M-ConFIG that of the loss whose turn it is."""
+    """Return the losses and their stacked gradients, or for M-ConFIG the gradient of the loss whose turn it is."""
     if method == "M-ConFIG":
         branches = [jax.grad(loss) for loss in LOSSES]
-        return jax.lax.switch(state[0].memory.next_task, branches, params, key)
-    return mtl.separate_value_and_grad(LOSSES)(params, list(jax.random.split(key, 3)))[1]
+        return None, jax.lax.switch(state[0].memory.next_task, branches, params, key)
+    return mtl.separate_value_and_grad(LOSSES)(params, list(jax.random.split(key, 3)))
+
+
+def fresh_weights(method, params, key):
+    """Return the weights that are computed from something else than G, once a chapter."""
+    if method == "NTK":
+        points = [draw(key)[:NUM_KERNEL] for draw in DRAWN]
+        at_a_point = [lambda params, point, of=of: of(params, point[None])[0] for of in RESIDUALS]
+        return pinn.over_the_mean(pinn.kernel_traces(at_a_point, params, points))
+    if method == "annealing":
+        return pinn.annealing(gradients(method, params, None, key)[1])
+    return jnp.ones(3)
 
 
 def train(key, *, points, solution, method, num_steps, num_records):
@@ -137,13 +174,17 @@ def train(key, *, points, solution, method, num_steps, num_records):
     profile = [np.stack([PROFILE_PLACES, np.full_like(PROFILE_PLACES, t)], axis=1) for t in PROFILE_TIMES]
     profile = jnp.asarray(np.stack(profile), jnp.float32)
 
-    def step(carry, step_key):
+    def step(fresh, carry, step_key):
         params, state = carry
-        updates, state = tx.update(gradients(method, params, state, step_key), state, params)
-        return (optax.apply_updates(params, updates), state), jnp.any(state[0].gram < 0)
+        losses, rows = gradients(method, params, state, step_key)
+        gram = state[0].gram if method == "M-ConFIG" else mtl.jacobians.stacked.gram(rows)
+        updates, state = tx.update(rows, state, params, losses=losses, fresh=fresh)
+        return (optax.apply_updates(params, updates), state), jnp.any(gram < 0)
 
     def chapter(carry, chapter_key):
-        carry, conflicts = jax.lax.scan(step, carry, jax.random.split(chapter_key, num_steps // num_records))
+        fresh = fresh_weights(method, carry[0], chapter_key)
+        keys = jax.random.split(chapter_key, num_steps // num_records)
+        carry, conflicts = jax.lax.scan(partial(step, fresh), carry, keys)
         errors = pinn.apply(carry[0], points) - solution
         profiles = jax.vmap(pinn.apply, (None, 0))(carry[0], profile)
         return carry, {"mse": jnp.mean(errors**2), "conflicts": jnp.mean(conflicts), "profile": profiles}
@@ -229,18 +270,22 @@ def draw(rows, num_steps):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two seeds, a few steps, one method")
+    parser.add_argument("--add", action="store_true", help="train what the results lack, on the first seed")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    sizes = {"num_seeds": 3, "num_steps": 5000, "num_records": 200}
+    sizes, before, chosen = {"num_seeds": 3, "num_steps": 5000, "num_records": 200}, [], {}
     if options.quick:
         sizes = {"num_seeds": 2, "num_steps": 6, "num_records": 2, "methods": ("M-ConFIG",)}
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.add:
+        before, lacking = pinn.stored(options.out / "burgers.json", METHODS)
+        chosen = {"num_seeds": 1, "methods": lacking}
 
     def save(rows):
-        stored = {"sizes": sizes, "rows": rows, "verdicts": verdicts_of(rows)}
+        stored = {"sizes": sizes, "rows": before + rows, "verdicts": verdicts_of(before + rows)}
         (options.out / "burgers.json").write_text(json.dumps(stored))
 
-    rows = study(**sizes, save=save)
+    rows = before + study(**sizes | chosen, save=save)
     draw(rows, sizes["num_steps"]).savefig(options.out / "burgers.png", dpi=90)
     print(table(rows))
 
