@@ -89,7 +89,7 @@ def weighting(
 
 
 def _positive(losses):
-    return (losses > 0) & jnp.isfinite(losses)
+    return (losses >= jnp.finfo(losses.dtype).tiny) & jnp.isfinite(losses)  # what divides must not be flushed to zero
 
 
 def _balance(losses, before, temperature, present):
