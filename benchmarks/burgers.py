@@ -49,10 +49,8 @@ PROFILE_TIMES, PROFILE_PLACES = (0.5, 1.0), np.linspace(-1, 1, 161)
 RESULTS = Path(__file__).parent / "results"
 
 PUBLISHED = {"Adam": 0.030955, "ConFIG": 0.006382, "M-ConFIG": 0.001862}
-WEIGHTS = ("gradient norms", "NTK", "annealing", "ReLoBRaLo", "SoftAdapt", "self-adaptive")  # that others use here
-METHODS = ("Adam", "ConFIG", "M-ConFIG", "upgrad", "primary_aux", *WEIGHTS)
-REFRESH = 25  # steps between two computations of the first three, as in a chapter of the record
-NUM_KERNEL = 200  # points at which the diagonal of the kernel is computed
+REFRESH = 25  # steps between two computations of weights that are averaged: a chapter of the record
+METHODS = ("Adam", "ConFIG", "M-ConFIG", "upgrad", "primary_aux", *pinn.directions(REFRESH))
 STYLES = {
     "Adam": {"color": "#000000", "ls": "--"},
     "ConFIG": {"color": "#0072B2"},
@@ -115,12 +113,7 @@ DRAWN = (initial_points, boundary_points, interior_points)
 RESIDUALS = (initial_residual, pinn.apply, interior_residual)
 
 
-def loss_of(residual, draw):
-    """Return the mean squared residual at random points, a function of the parameters and a key."""
-    return lambda params, key: jnp.mean(residual(params, draw(key)) ** 2)
-
-
-LOSSES = initial_loss, boundary_loss, residual_loss = [loss_of(*terms) for terms in zip(RESIDUALS, DRAWN, strict=True)]
+LOSSES = [pinn.loss_of(*terms) for terms in zip(RESIDUALS, DRAWN, strict=True)]
 
 
 def follow_the_sum_and_hurt_no_condition(gram):
@@ -133,19 +126,13 @@ def optimizer(method):
     """Return the Optax transformation, with the published learning rates."""
     if method == "M-ConFIG":
         return optax.chain(mtl.momentum_conflict_free(num_tasks=3), optax.sgd(5e-4))
-    direction = {
+    direction = pinn.directions(REFRESH) | {
         "Adam": mtl.sum,
         "ConFIG": mtl.conflict_free,
         "upgrad": mtl.upgrad,
         "primary_aux": partial(mtl.aggregate, follow_the_sum_and_hurt_no_condition),
-        "gradient norms": partial(mtl.aggregate, pinn.averaged(pinn.equal_lengths, every=REFRESH)),
-        "NTK": partial(mtl.aggregate, pinn.averaged(pinn.handed, every=REFRESH)),
-        "annealing": partial(mtl.aggregate, pinn.averaged(pinn.handed, every=REFRESH)),
-        "ReLoBRaLo": mtl.relobralo,
-        "SoftAdapt": partial(mtl.softadapt, variant="normalized"),
-        "self-adaptive": mtl.self_adaptive,
-    }[method](num_tasks=3)
-    return optax.chain(direction, optax.adam(1e-4))
+    }
+    return optax.chain(direction[method](num_tasks=3), optax.adam(1e-4))
 
 
 def gradients(method, params, state, key):
@@ -154,17 +141,6 @@ def gradients(method, params, state, key):
         branches = [jax.grad(loss) for loss in LOSSES]
         return None, jax.lax.switch(state[0].memory.next_task, branches, params, key)
     return mtl.separate_value_and_grad(LOSSES)(params, list(jax.random.split(key, 3)))
-
-
-def fresh_weights(method, params, key):
-    """Return the weights that are computed from something else than G, once a chapter."""
-    if method == "NTK":
-        points = [draw(key)[:NUM_KERNEL] for draw in DRAWN]
-        at_a_point = [lambda params, point, of=of: of(params, point[None])[0] for of in RESIDUALS]
-        return pinn.over_the_mean(pinn.kernel_traces(at_a_point, params, points))
-    if method == "annealing":
-        return pinn.annealing(gradients(method, params, None, key)[1])
-    return jnp.ones(3)
 
 
 def train(key, *, points, solution, method, num_steps, num_records):
@@ -182,7 +158,7 @@ def train(key, *, points, solution, method, num_steps, num_records):
         return (optax.apply_updates(params, updates), state), jnp.any(gram < 0)
 
     def chapter(carry, chapter_key):
-        fresh = fresh_weights(method, carry[0], chapter_key)
+        fresh = pinn.fresh_weights(method, carry[0], chapter_key, RESIDUALS, DRAWN, interior=2)
         keys = jax.random.split(chapter_key, num_steps // num_records)
         carry, conflicts = jax.lax.scan(partial(step, fresh), carry, keys)
         errors = pinn.apply(carry[0], points) - solution
@@ -273,10 +249,11 @@ def main(arguments=None):
     parser.add_argument("--add", action="store_true", help="train what the results lack, on the first seed")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    sizes, before, chosen = {"num_seeds": 3, "num_steps": 5000, "num_records": 200}, [], {}
+    sizes = {"num_seeds": 3, "num_steps": 5000, "num_records": 200}
     if options.quick:
         sizes = {"num_seeds": 2, "num_steps": 6, "num_records": 2, "methods": ("M-ConFIG",)}
     options.out.mkdir(parents=True, exist_ok=True)
+    before, chosen = [], {}
     if options.add:
         before, lacking = pinn.stored(options.out / "burgers.json", METHODS)
         chosen = {"num_seeds": 1, "methods": lacking}

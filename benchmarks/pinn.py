@@ -94,14 +94,62 @@ def kernel_traces(residuals, params, points) -> jax.Array:
     return jnp.stack([jnp.mean(jac.row_lengths() ** 2) for jac in held])
 
 
-def annealing(task_grads) -> jax.Array:
-    """Return Wang's weights: the largest entry of the gradient of the residual, the last row, over the mean of each.
+def annealing(task_grads, interior: int) -> jax.Array:
+    """Return Wang's weights: the largest entry of the gradient of the equation's residual over the mean of each.
 
-    wᵢ = max|g_T|/mean|gᵢ|,   w_T = 1
+    wᵢ = max|g_r|/mean|gᵢ|,   w_r = 1
+
+    Args:
+      task_grads: Leaves `(T, ...)`.
+      interior: r, the row of the equation.
     """
     sizes = jnp.concatenate([jnp.abs(leaf).reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(task_grads)], axis=1)
     means = jnp.mean(sizes, axis=1)
-    return jnp.where(means > 0, jnp.max(sizes[-1]) / jnp.where(means > 0, means, 1), 1).at[-1].set(1)
+    ratios = jnp.max(sizes[interior]) / jnp.where(means > 0, means, 1)
+    return jnp.where(means > 0, ratios, 1).at[interior].set(1)
+
+
+def directions(every: int) -> dict:
+    """Return the ways to weigh losses that others use for physics, as factories, the first three averaged.
+
+    Args:
+      every: Steps between two computations of the first three.
+    """
+    return {
+        "gradient norms": partial(mtl.aggregate, averaged(equal_lengths, every=every)),
+        "NTK": partial(mtl.aggregate, averaged(handed, every=every)),
+        "annealing": partial(mtl.aggregate, averaged(handed, every=every)),
+        "ReLoBRaLo": mtl.relobralo,
+        "SoftAdapt": partial(mtl.softadapt, variant="normalized"),
+        "self-adaptive": mtl.self_adaptive,
+    }
+
+
+def loss_of(residual, draw):
+    """Return the mean squared residual at random points, a function of the parameters and a key."""
+    return lambda params, key: jnp.mean(residual(params, draw(key)) ** 2)
+
+
+def fresh_weights(method, params, key, residuals, draws, *, interior: int, num_points: int = 200) -> jax.Array:
+    """Return the weights that are computed from something else than G, for the steps until they are computed again.
+
+    Args:
+      method: One of `directions`.
+      params: Of the network.
+      key: For the points.
+      residuals: T functions `residual(params, points)`.
+      draws: T functions of a key that return points.
+      interior: Which of them is that of the equation.
+      num_points: At which the traces of the kernel are taken.
+    """
+    if method == "NTK":
+        at_a_point = [lambda params, point, of=of: of(params, point[None])[0] for of in residuals]
+        return over_the_mean(kernel_traces(at_a_point, params, [draw(key)[:num_points] for draw in draws]))
+    if method == "annealing":
+        losses = [loss_of(*terms) for terms in zip(residuals, draws, strict=True)]
+        keys = list(jax.random.split(key, len(losses)))
+        return annealing(mtl.separate_value_and_grad(losses)(params, keys)[1], interior)
+    return jnp.ones(len(residuals))
 
 
 def finish(losses_fn, params, weights: jax.Array, *, num_steps: int):

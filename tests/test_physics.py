@@ -70,7 +70,7 @@ def test_gradient_norms_are_averaged_each_time_they_are_computed(pinn):
 def test_annealing_weighs_by_the_largest_entry_over_the_mean(pinn):
     rows = {"w": jnp.array([[[1.0, -3.0]], [[-8.0, 2.0]]]), "b": jnp.array([[2.0], [0.5]])}
     tx = mtl.aggregate(pinn.averaged(pinn.handed), 2)
-    _, state = tx.update(rows, tx.init(jax.tree.map(lambda leaf: leaf[0], rows)), fresh=pinn.annealing(rows))
+    _, state = tx.update(rows, tx.init(jax.tree.map(lambda leaf: leaf[0], rows)), fresh=pinn.annealing(rows, 1))
     np.testing.assert_allclose(state.weights, [8 / 2, 1], rtol=1e-6)
 
 
