@@ -1,6 +1,6 @@
 """Claim: on Helmholtz' equation PCGrad and DCGD beat Adam on the sum, and MGDA does not learn at all.
 
-    python -m benchmarks.helmholtz [--quick | --full] [--out FOLDER]
+    python -m benchmarks.helmholtz [--quick | --full | --add] [--out FOLDER]
 
 Table 1 of DCGD's paper (arXiv 2409.18426) with its published code's settings: Δu + u = f on [−1, 1]² with the solution
 sin(πx)·sin(4πy), u = 0 on the boundary. Network 2-50-50-50-1 with tanh on coordinates divided by their standard
