@@ -4,6 +4,7 @@ Reverse mode through reverse mode is what makes such networks slow. Here value, 
 through the layers together.
 """
 
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import optax
+
+import mtlgrad_jax as mtl
 
 
 def init(key: jax.Array, sizes: tuple[int, ...], *, bias: float = 0.0) -> list[dict[str, jax.Array]]:
@@ -51,11 +55,142 @@ def derivatives(
     return value + params[-1]["b"][0], first, second, curved
 
 
+def equal_lengths(gram: jax.Array) -> jax.Array:
+    """Weigh losses so that their gradients are as long as the mean one: the gradient norms of jaxpi.
+
+    wᵢ = meanⱼ‖gⱼ‖/‖gᵢ‖
+    """
+    return over_the_mean(jnp.sqrt(jnp.diagonal(gram)))
+
+
+def over_the_mean(sizes: jax.Array) -> jax.Array:
+    """Return the mean over each of some sizes, and one where a size is zero."""
+    return jnp.where(sizes > 0, jnp.mean(sizes) / jnp.where(sizes > 0, sizes, 1), 1)
+
+
+def handed(gram: jax.Array, *, fresh: jax.Array) -> jax.Array:
+    """Take the weights that were computed from something else than G, and handed to the step as `fresh`."""
+    return fresh.astype(gram.dtype)
+
+
+def averaged(weighting, *, every: int = 1):
+    """Average weights as jaxpi does, with .9 for those of before, each time that they are computed."""
+    return mtl.weightings.every_k(mtl.weightings.smoothed(weighting, alpha=0.9), every)
+
+
+def kernel_traces(residuals, params, points) -> jax.Array:
+    """Return the mean squared length of the gradient of the residual at a point, one per loss, shape `(T,)`.
+
+    That is the trace of the neural tangent kernel over the number of points. Neither the kernel nor the gradient at a
+    point is formed.
+
+    Args:
+      residuals: T functions `residual(params, point)`, whose squared mean is the loss.
+      params: Of the network.
+      points: T arrays `(N, ...)` of points.
+    """
+    linearize = mtl.jacobians.per_example.linearize
+    held = [linearize(residual, params, at)[1] for residual, at in zip(residuals, points, strict=True)]
+    return jnp.stack([jnp.mean(jac.row_lengths() ** 2) for jac in held])
+
+
+def annealing(task_grads, interior: int) -> jax.Array:
+    """Return Wang's weights: the largest entry of the gradient of the equation's residual over the mean of each.
+
+    wᵢ = max|g_r|/mean|gᵢ|,   w_r = 1
+
+    Args:
+      task_grads: Leaves `(T, ...)`.
+      interior: r, the row of the equation.
+    """
+    sizes = jnp.concatenate([jnp.abs(leaf).reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(task_grads)], axis=1)
+    means = jnp.mean(sizes, axis=1)
+    ratios = jnp.max(sizes[interior]) / jnp.where(means > 0, means, 1)
+    return jnp.where(means > 0, ratios, 1).at[interior].set(1)
+
+
+def directions(every: int) -> dict:
+    """Return the ways to weigh losses that others use for physics, as factories, the first three averaged.
+
+    Args:
+      every: Steps between two computations of the first three.
+    """
+    return {
+        "gradient norms": partial(mtl.aggregate, averaged(equal_lengths, every=every)),
+        "NTK": partial(mtl.aggregate, averaged(handed, every=every)),
+        "annealing": partial(mtl.aggregate, averaged(handed, every=every)),
+        "ReLoBRaLo": mtl.relobralo,
+        "SoftAdapt": partial(mtl.softadapt, variant="normalized"),
+        "self-adaptive": mtl.self_adaptive,
+    }
+
+
+def loss_of(residual, draw):
+    """Return the mean squared residual at random points, a function of the parameters and a key."""
+    return lambda params, key: jnp.mean(residual(params, draw(key)) ** 2)
+
+
+def fresh_weights(method, params, key, residuals, draws, *, interior: int, num_points: int = 200) -> jax.Array:
+    """Return the weights that are computed from something else than G, for the steps until they are computed again.
+
+    Args:
+      method: One of `directions`.
+      params: Of the network.
+      key: For the points.
+      residuals: T functions `residual(params, points)`.
+      draws: T functions of a key that return points.
+      interior: Which of them is that of the equation.
+      num_points: At which the traces of the kernel are taken.
+    """
+    if method == "NTK":
+        at_a_point = [lambda params, point, of=of: of(params, point[None])[0] for of in residuals]
+        return over_the_mean(kernel_traces(at_a_point, params, [draw(key)[:num_points] for draw in draws]))
+    if method == "annealing":
+        losses = [loss_of(*terms) for terms in zip(residuals, draws, strict=True)]
+        keys = list(jax.random.split(key, len(losses)))
+        return annealing(mtl.separate_value_and_grad(losses)(params, keys)[1], interior)
+    return jnp.ones(len(residuals))
+
+
+def finish(losses_fn, params, weights: jax.Array, *, num_steps: int):
+    """Finish a training by L-BFGS, with the weights that a method ended with, on points that stay.
+
+    A line search compares values along a direction, and L-BFGS gradients of different steps, so all must be of one
+    function: the value that goes with the direction Jᵀw is Σ wᵢLᵢ, and w does not change any more.
+
+    Args:
+      losses_fn: Function of the parameters alone, returning losses of shape `(T,)`.
+      params: Of the network.
+      weights: w, shape `(T,)`, `state.weights` of an aggregation after its last step.
+      num_steps: Of L-BFGS; each evaluates the losses a few times.
+
+    Returns:
+      The parameters, and Σ wᵢLᵢ before every step.
+    """
+    optimizer, weighted = optax.lbfgs(), lambda params: losses_fn(params) @ weights
+    value_and_grad = optax.value_and_grad_from_state(weighted)  # the line search has them already
+
+    def step(carry, _):
+        params, state = carry
+        value, grad = value_and_grad(params, state=state)
+        updates, state = optimizer.update(grad, state, params, value=value, grad=grad, value_fn=weighted)
+        return (optax.apply_updates(params, updates), state), value
+
+    (params, _), values = jax.lax.scan(step, (params, optimizer.init(params)), length=num_steps)
+    return params, values
+
+
 def latin_hypercube(key: jax.Array, num_points: int, num_dimensions: int) -> jax.Array:
     """Draw points in the unit cube, shape `(num_points, num_dimensions)`, one in every slice of every dimension."""
     order_key, place_key = jax.random.split(key)
     slices = jnp.argsort(jax.random.uniform(order_key, (num_points, num_dimensions)), axis=0)
     return (slices + jax.random.uniform(place_key, slices.shape)) / num_points
+
+
+def stored(path, methods):
+    """Return the rows of a stored study, and the methods that it lacks."""
+    rows = json.loads(path.read_text())["rows"]
+    return rows, tuple(method for method in methods if method not in {row["method"] for row in rows})
 
 
 def study(train, summarize, *, num_seeds, methods, save, **sizes):

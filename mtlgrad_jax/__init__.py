@@ -95,8 +95,11 @@ from mtlgrad_jax.methods.pcd import pcd as pcd
 from mtlgrad_jax.methods.pcgrad import pcgrad as pcgrad
 from mtlgrad_jax.methods.primary_aux import primary_aux as primary_aux
 from mtlgrad_jax.methods.random_weights import random_weights as random_weights
+from mtlgrad_jax.methods.relobralo import relobralo as relobralo
 from mtlgrad_jax.methods.sdmgrad import sdmgrad as sdmgrad
+from mtlgrad_jax.methods.self_adaptive import self_adaptive as self_adaptive
 from mtlgrad_jax.methods.si import si as si
+from mtlgrad_jax.methods.softadapt import softadapt as softadapt
 from mtlgrad_jax.methods.stch import stch as stch
 from mtlgrad_jax.methods.sum import sum as sum
 from mtlgrad_jax.methods.trimmed_mean import trimmed_mean as trimmed_mean

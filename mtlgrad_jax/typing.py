@@ -120,7 +120,12 @@ class StepRecord(NamedTuple):
 
 @runtime_checkable
 class Jacobian(Protocol):
-    """A way to hold J without promising to store it."""
+    """A way to hold J without promising to store it.
+
+    One whose rows are gradients at a representation, not at the parameters, may offer them to methods that work on rows
+    and remember none: `rows()`, a `jacobians.stacked.Stacked`, `representation`, and `pull(update, keep=)` to the
+    parameters.
+    """
 
     def gram(self) -> Gram: ...
 

@@ -45,8 +45,11 @@ from mtlgrad_jax.methods.pcd import weighting as pcd
 from mtlgrad_jax.methods.pcgrad import weights as pcgrad
 from mtlgrad_jax.methods.primary_aux import weights as primary_aux
 from mtlgrad_jax.methods.random_weights import weights as random_weights
+from mtlgrad_jax.methods.relobralo import weighting as relobralo
 from mtlgrad_jax.methods.sdmgrad import weighting as sdmgrad
+from mtlgrad_jax.methods.self_adaptive import weighting as self_adaptive
 from mtlgrad_jax.methods.si import weights as si
+from mtlgrad_jax.methods.softadapt import weighting as softadapt
 from mtlgrad_jax.methods.stch import weights as stch
 from mtlgrad_jax.methods.sum import weights as sum
 from mtlgrad_jax.methods.uncertainty import weighting as uncertainty
@@ -90,9 +93,12 @@ __all__ = [
     "pcgrad",
     "primary_aux",
     "random_weights",
+    "relobralo",
     "sdmgrad",
+    "self_adaptive",
     "si",
     "smoothed",
+    "softadapt",
     "stch",
     "sum",
     "uncertainty",

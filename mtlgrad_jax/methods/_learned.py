@@ -69,17 +69,17 @@ class LearnedState(NamedTuple):
 def from_losses(
     method: str,
     *,
-    weigh: Callable[[jax.Array], jax.Array],
+    weigh: Callable[[jax.Array, jax.Array], jax.Array],
     slope: Callable[[jax.Array, jax.Array], jax.Array],
-    limit: Callable[[jnp.dtype], jax.Array],
+    limit: Callable[[jnp.dtype], jax.Array | float],
     learner: Learner,
     start: float = 0.0,
 ) -> StatefulWeighting:
-    """Return the weighting w = weigh(s), with s learned from the losses alone.
+    """Return the weighting w = weigh(s, present), with s learned from the losses alone.
 
     Args:
       method: Its name, for messages.
-      weigh: From s to w, entry by entry.
+      weigh: From s and who is present to w.
       slope: From s and L to the derivative that s descends, entry by entry; a loss of zero or less is handed as zero.
       limit: From a type to the largest |s|.
       learner: From `learner`.
@@ -97,8 +97,8 @@ def from_losses(
         values = state.values.astype(gram.dtype)
         downhill = slope(values, jnp.where(known & (losses > 0), losses, 0))
         moved, memory = learner.descend(state.values, state.optimizer, downhill, present & known)
-        most = limit(moved.dtype)
-        return only(weigh(values), present), LearnedState(jnp.clip(moved, -most, most), memory)
+        most = jnp.asarray(limit(moved.dtype), moved.dtype)
+        return weigh(values, present), LearnedState(jnp.clip(moved, -most, most), memory)
 
     return StatefulWeighting(init, update, reads_gram=False)
 

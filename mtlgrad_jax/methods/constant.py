@@ -25,7 +25,10 @@ CLAIMS = Claims(
 def weights(gram: Gram, *, weights: PerTask, present: jax.Array | None = None) -> Weights:
     """Weigh tasks by fixed numbers.
 
-    Linear scalarisation: gradient descent on Σ wᵢLᵢ.
+    Linear scalarisation: gradient descent on Σ wᵢLᵢ. So a training can be finished by L-BFGS with the weights that
+    another method ended with: with the direction Jᵀw goes the value Σ wᵢLᵢ, and w must not change any more, as the line
+    search and the memory compare steps. `weighted = lambda params: losses_fn(params) @ weights` is then all that
+    `optax.value_and_grad_from_state` and `optax.lbfgs` are given (`finish` in `benchmarks/pinn.py`).
 
     Args:
       gram: G = JJᵀ, shape `(T, T)`; only its shape matters.

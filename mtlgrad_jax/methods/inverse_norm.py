@@ -43,7 +43,9 @@ def weights(gram: Gram, *, log2_scale: jax.Array | int = 0, present: jax.Array |
       Array([0.5, 0.1, 0. ], dtype=float32)
 
     References:
-      Su, scientific-spaces 8870, conclusion, and 8896.
+      Su, scientific-spaces 8870, conclusion, and 8896. Physics-informed networks are trained with meanⱼ‖gⱼ‖/‖gᵢ‖, these
+      weights times the mean length, computed every k steps and averaged (jaxpi): `every_k(smoothed(...), k)` around
+      that; `benchmarks/pinn.py` has it, and weights by the traces of the neural tangent kernel.
     """
     check_gram(gram)
     return scale_by_power_of_two(reciprocal(row_norms(leave_out(gram, present))), -jnp.asarray(log2_scale))

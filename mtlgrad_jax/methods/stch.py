@@ -60,7 +60,7 @@ def weights(
       Array([0.25, 0.25], dtype=float32)
 
     References:
-      Lin et al., arXiv 2402.19078, (6). Their multi-task code has no p and minimises Tμ log Σ (Lᵢ/nadirᵢ)^(1/μ), that is
+      Lin et al., arXiv 2402.19078, (6). Their multi-task code has no p and minimises Tμ log Σ (Lᵢ/nadirᵢ)^(1/μ):
       T² times `on_log_losses(partial(stch, mu=mu / T, ideal=jnp.log(nadir)))`; the nadir is the mean loss in the epoch
       after a warm-up of `si`.
     """

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.presence import only
 from mtlgrad_jax.methods._learned import Optimizer, from_losses, half_of_the_exponent, learner
 from mtlgrad_jax.transforms.aggregate import aggregate
 from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
@@ -46,7 +47,7 @@ def weighting(*, optimizer: Optimizer | None = None) -> StatefulWeighting:
     """
     return from_losses(
         "uncertainty",
-        weigh=lambda s: jnp.exp(-s) / 2,
+        weigh=lambda s, present: only(jnp.exp(-s) / 2, present),
         slope=lambda s, losses: (1 - jnp.exp(-s) * losses) / 2,
         limit=half_of_the_exponent,
         learner=learner(optimizer, DEFAULT, "uncertainty"),

@@ -8,7 +8,7 @@ import pytest
 
 import mtlgrad_jax as mtl
 
-LEARNED = ("famo", "gradnorm", "imtl_l", "uncertainty")
+LEARNED = ("famo", "gradnorm", "imtl_l", "self_adaptive", "uncertainty")
 START = {"famo": 0.0, "gradnorm": 1.0, "imtl_l": 0.0, "uncertainty": 0.0}
 NUM_STEPS = 6
 

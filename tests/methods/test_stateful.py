@@ -11,6 +11,7 @@ from mtlgrad_jax import weightings
 from mtlgrad_jax.ground.leaves import choose
 from mtlgrad_jax.methods.pcgrad import random_orders
 from mtlgrad_jax.solvers import min_norm
+from mtlgrad_jax.transforms.aggregate import aggregate
 
 NUM_TASKS, NUM_STEPS = 4, 6
 
@@ -268,6 +269,9 @@ STATEFUL = {
     "dwa": weightings.dwa(),
     "famo": weightings.famo(),
     "gradnorm": weightings.gradnorm(optimizer=optax.sgd(1.0)),
+    "relobralo": weightings.relobralo(rho=0.5),
+    "self_adaptive": weightings.self_adaptive(),
+    "softadapt": weightings.softadapt(variant="loss_weighted"),
 }
 
 
@@ -333,3 +337,63 @@ def test_sdmgrad_solved_exactly_is_the_shortest_combination_of_shifted_rows(abse
     )
     np.testing.assert_allclose(weights, expected, atol=1e-5)
     assert state == ()
+
+
+def test_relobralo():
+    """The authors' loss class, with the coins that the state's key draws."""
+    options = {"alpha": 0.8, "temperature": 0.5, "rho": 0.4}
+
+    def balance(losses, before):
+        return NUM_TASKS * softmax(losses / (0.5 * before))
+
+    def transcription():
+        seen, w, key = [], np.ones(NUM_TASKS), jax.random.key(5)
+        inputs = yield
+        while True:
+            losses = inputs[1]
+            drawn, key = jax.random.split(key)
+            if len(seen) >= 2:
+                history = w if jax.random.bernoulli(drawn, 0.4) else balance(losses, seen[0])
+                w = 0.8 * history + 0.2 * balance(losses, seen[-1])
+            elif seen:
+                w = balance(losses, seen[-1])
+            seen.append(losses)
+            inputs = yield w
+
+    check(weightings.relobralo(key=5, **options), transcription)
+
+
+@pytest.mark.parametrize("variant", ["plain", "normalized", "loss_weighted"])
+def test_softadapt(variant):
+    def transcription():
+        before = None
+        inputs = yield
+        while True:
+            change = np.zeros(NUM_TASKS) if before is None else inputs[1] - before
+            if variant == "normalized" and before is not None:
+                change = change / np.abs(change).sum()
+            before = inputs[1]
+            parts = np.exp(3 * change) * (before if variant == "loss_weighted" else 1)
+            inputs = yield parts / parts.sum()
+
+    check(weightings.softadapt(beta=3.0, variant=variant), transcription)
+
+
+def test_softadapt_every_few_steps_compares_losses_that_many_steps_apart():
+    tx = aggregate(weightings.every_k(weightings.softadapt(beta=1.0), 2), 2)
+    state = tx.init(jnp.zeros(2))
+    for losses in ([4.0, 4.0], [9.0, 0.0], [3.0, 5.0]):
+        _, state = tx.update(jnp.eye(2), state, losses=jnp.array(losses))
+    np.testing.assert_allclose(state.weights, softmax(np.array([-1.0, 1.0])), rtol=1e-5)
+
+
+def test_self_adaptive():
+    def transcription():
+        values = np.ones(NUM_TASKS)
+        inputs = yield
+        while True:
+            weights = NUM_TASKS * values**2 / np.sum(values**2)
+            values = values + 0.2 * 2 * values * inputs[1]
+            inputs = yield weights
+
+    check(weightings.self_adaptive(optimizer=optax.sgd(0.2)), transcription)
