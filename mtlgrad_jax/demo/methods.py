@@ -1,13 +1,17 @@
 """The methods this package offers, found by looking at it."""
 
 import inspect
+from collections.abc import Callable
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
 import mtlgrad_jax as mtl
+from mtlgrad_jax.typing import PyTree
 
-DEFAULTS = {"parallel": "mgda", "primary": "primary_aux", "noisy": "primary_aux"}
+DEFAULTS = {"equation": "nash_mtl", "parallel": "mgda", "primary": "primary_aux", "noisy": "primary_aux"}
 """From the name of a problem to the method meant for it."""
 
 
@@ -85,15 +89,50 @@ def make(name: str) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(getattr(mtl, name)(num_tasks=2))
 
 
-def summed() -> optax.GradientTransformationExtraArgs:
-    """Make the baseline, the gradient of the summed loss, in the same shape as a method.
+class Recipe(NamedTuple):
+    """What makes a step of two task gradients, and of the losses at the start what to multiply them by."""
+
+    method: optax.GradientTransformationExtraArgs
+    guarded: bool = False
+    scale: Callable[[jax.Array], jax.Array] = jnp.ones_like
+
+    def optimizer(self, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformationExtraArgs:
+        """Return the Optax transformation from stacked task gradients to the step that is taken."""
+        chain = optax.chain(self.method, _remember(), optax.adam(learning_rate))
+        return mtl.guard(chain, num_tasks=2) if self.guarded else chain
+
+    def direction(self, opt_state: PyTree) -> PyTree:
+        """Return u, what the method handed to Adam in the last step."""
+        return (opt_state.inner if self.guarded else opt_state)[1]
+
+
+def recipes(name: str, method: optax.GradientTransformationExtraArgs) -> dict[str, Recipe]:
+    """Return what is compared: both ways to add up losses, and a method without and with a guard.
+
+    Args:
+      name: Of the method.
+      method: What `make` made.
+
+    Returns:
+      From the name of a run to its recipe.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from mtlgrad_jax.demo import methods
-      >>> tx = methods.summed()
-      >>> params = jnp.zeros(2)
-      >>> tx.update(jnp.array([[1.0, 2.0], [3.0, 4.0]]), tx.init(params), params)[0]
-      Array([4., 6.], dtype=float32)
+      >>> list(methods.recipes("mgda", methods.make("mgda")))
+      ['sum', 'scaled sum', 'mgda', 'guarded mgda']
     """
-    return mtl.aggregate(lambda gram: jnp.ones_like(gram[0]), num_tasks=2)
+    summed = optax.with_extra_args_support(mtl.sum(num_tasks=2))
+    return {
+        "sum": Recipe(summed),
+        "scaled sum": Recipe(summed, scale=jnp.reciprocal),
+        name: Recipe(method),
+        f"guarded {name}": Recipe(method, guarded=True),
+    }
+
+
+def _remember():
+    """Pass an update through and keep it in the state, to be measured."""
+    return optax.GradientTransformation(
+        init=lambda params: jax.tree.map(jnp.zeros_like, params),
+        update=lambda updates, state, params=None: (updates, updates),
+    )
