@@ -91,6 +91,11 @@ def exact(points: jax.Array) -> jax.Array:
     return jnp.prod(jnp.sin(jnp.pi * points * jnp.array(FREQUENCIES, points.dtype)), axis=1)
 
 
+def source(points: jax.Array) -> jax.Array:
+    """Return f, which makes `exact` the solution."""
+    return (1 - sum(frequency**2 for frequency in FREQUENCIES) * jnp.pi**2) * exact(points)
+
+
 def laplacian(field, points: jax.Array) -> jax.Array:
     """Return Δu, shape `(n,)`, forward through the network twice for each coordinate.
 
@@ -111,8 +116,7 @@ def laplacian(field, points: jax.Array) -> jax.Array:
 def equation_loss(params: PyTree, points: jax.Array) -> jax.Array:
     """Return the mean square of Δu + u − f."""
     field = partial(solution, params)
-    f = (1 - sum(frequency**2 for frequency in FREQUENCIES) * jnp.pi**2) * exact(points)
-    return jnp.mean((laplacian(field, points) + field(points) - f) ** 2)
+    return jnp.mean((laplacian(field, points) + field(points) - source(points)) ** 2)
 
 
 def boundary_loss(params: PyTree, points: jax.Array) -> jax.Array:

@@ -24,7 +24,7 @@ def save(path: Path, problem: Problem, runs: dict[str, Run], *, title: str) -> N
       title: What was trained.
     """
     figure = Figure(figsize=(11, 6.4), layout="constrained")
-    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    figure.suptitle(f"{title}; above, the first seed's networks", fontsize=12, x=0.01, ha="left")
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.35)).ravel()
     first = jax.tree.map(lambda leaf: leaf[0], problem.data)
     problem.picture(top, {name: run.shown[0] for name, run in runs.items()}, first)
@@ -65,5 +65,5 @@ def _draw_harm(axes, runs):
         axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
     axes.set(yticks=places, yticklabels=list(runs), xlabel="% of steps", xmargin=0.15)
     axes.set_title("steps that hurt a task on their own batch", fontsize=10, loc="left")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)

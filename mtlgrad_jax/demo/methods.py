@@ -1,7 +1,6 @@
 """The methods this package offers, found by looking at it."""
 
 import inspect
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -90,11 +89,10 @@ def make(name: str) -> optax.GradientTransformationExtraArgs:
 
 
 class Recipe(NamedTuple):
-    """What makes a step of two task gradients, and of the losses at the start what to multiply them by."""
+    """What makes a step of two task gradients."""
 
     method: optax.GradientTransformationExtraArgs
     guarded: bool = False
-    scale: Callable[[jax.Array], jax.Array] = jnp.ones_like
 
     def optimizer(self, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformationExtraArgs:
         """Return the Optax transformation from stacked task gradients to the step that is taken."""
@@ -106,28 +104,18 @@ class Recipe(NamedTuple):
         return (opt_state.inner if self.guarded else opt_state)[1]
 
 
-def recipes(name: str, method: optax.GradientTransformationExtraArgs) -> dict[str, Recipe]:
-    """Return what is compared: both ways to add up losses, and a method without and with a guard.
-
-    Args:
-      name: Of the method.
-      method: What `make` made.
-
-    Returns:
-      From the name of a run to its recipe.
+def summed() -> optax.GradientTransformationExtraArgs:
+    """Make the baseline, the gradient of the summed loss, in the same shape as a method.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from mtlgrad_jax.demo import methods
-      >>> list(methods.recipes("mgda", methods.make("mgda")))
-      ['sum', 'scaled sum', 'mgda', 'guarded mgda']
+      >>> tx = methods.summed()
+      >>> params = jnp.zeros(2)
+      >>> tx.update(jnp.array([[1.0, 2.0], [3.0, 4.0]]), tx.init(params), params)[0]
+      Array([4., 6.], dtype=float32)
     """
-    summed = optax.with_extra_args_support(mtl.sum(num_tasks=2))
-    return {
-        "sum": Recipe(summed),
-        "scaled sum": Recipe(summed, scale=jnp.reciprocal),
-        name: Recipe(method),
-        f"guarded {name}": Recipe(method, guarded=True),
-    }
+    return optax.with_extra_args_support(mtl.sum(num_tasks=2))
 
 
 def _remember():

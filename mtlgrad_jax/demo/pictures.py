@@ -15,11 +15,13 @@ def fields(figure: FigureBase, shown: dict[str, np.ndarray]) -> None:
       figure: Where to draw.
       shown: From a name to values of shape `(n, n)`, row by row in y; the first is the exact one and sets the scale.
     """
-    limit = np.abs(next(iter(shown.values()))).max()
+    exact = next(iter(shown.values()))
+    limit = np.abs(exact).max()
     panels = figure.subplots(1, len(shown), sharex=True, sharey=True)
     for axes, (name, values) in zip(panels, shown.items(), strict=True):
         image = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(-1, 1, -1, 1), origin="lower")
-        axes.set_title(name, fontsize=10)
+        error = np.linalg.norm(values - exact) / np.linalg.norm(exact)
+        axes.set_title(name if values is exact else f"{name}: {error:.1%} off", fontsize=10)
         axes.set(xlabel="x", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
     panels[0].set_ylabel("y")
     figure.colorbar(image, ax=panels, label="u(x, y)", ticks=(-limit, 0, limit), format="{x:.0f}", extend="both")

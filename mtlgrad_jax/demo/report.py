@@ -9,11 +9,11 @@ from mtlgrad_jax.demo.problem import Problem
 from mtlgrad_jax.demo.training import CONFLICT, Run
 
 EXPLANATION = f"""\
-sum, scaled sum: the losses added up as they are, and each divided by its value at the start.
-guarded: mtl.guard around method and Adam. u: the direction that Adam is given; step: what it makes of it.
-hurts: raises a loss on its own batch to first order, cosine below {CONFLICT:.4f}, what float32 resolves.
-Pareto gap: shortest convex combination of the task gradients over the longest of them; zero where no
-direction improves both tasks."""
+Spread: standard deviation over seeds. Sum, scaled sum: the losses added up as they are, and each divided by
+its value at the start. Guarded: mtl.guard around method and Adam. u: the direction that Adam is given; step:
+what Adam makes of it. Hurts: raises a loss on its own batch to first order, cosine below {CONFLICT:.4f}, what
+float32 resolves. Pareto gap: shortest convex combination of the task gradients over the longest of them; zero
+where no direction improves both tasks."""
 
 
 def rows(problem: Problem, runs: dict[str, Run], costs: list[float]) -> list[tuple[str, list[str]]]:
@@ -21,7 +21,7 @@ def rows(problem: Problem, runs: dict[str, Run], costs: list[float]) -> list[tup
 
     Args:
       problem: What was trained on.
-      runs: From a run's name to what it measured, in the order of `methods.recipes`.
+      runs: From a run's name to what it measured, in the order of `comparison.compiled`.
       costs: Of the two runs with the method, in plain steps; a step on a sum is a plain step.
 
     Returns:
@@ -30,16 +30,16 @@ def rows(problem: Problem, runs: dict[str, Run], costs: list[float]) -> list[tup
     measured = list(runs.values())
     table = []
     for number, name in enumerate(problem.errors):
-        table.append((name, [_spread(100 * run.errors[-1, :, number], "{:.1f}") + " %" for run in measured]))
+        table.append((name, [f"{_spread(100 * run.errors[-1, :, number])} %" for run in measured]))
     for number, name in enumerate(problem.judged):
-        table.append((f"held-out loss, {name}", [_spread(run.losses[-1, :, number], "{:.2g}") for run in measured]))
-    table.append(("Pareto gap at the end", [f"{np.mean(run.stationarity):.2g}" for run in measured]))
-    for label, of in (("task gradients opposed", "opposed"), ("u hurts a task", "hurt_by_direction")):
+        table.append((f"held-out loss, {name}", [_spread(run.losses[-1, :, number]) for run in measured]))
+    table.append(("Pareto gap at the end", [f"{np.mean(run.pareto_gap):.2g}" for run in measured]))
+    for label, of in (("gradients opposed", "opposed"), ("u hurts a task", "hurt_by_direction")):
         table.append((f"steps: {label}", [f"{np.mean(getattr(run.tally, of)):.1%}" for run in measured]))
     table.append(("steps: step hurts a task", [f"{np.mean(run.tally.hurt_by_step):.1%}" for run in measured]))
     for label, of in (("u", "worst_of_direction"), ("step", "worst_of_step")):
         table.append((f"worst cosine of {label}", [f"{_cosine(np.min(getattr(run.tally, of)))}" for run in measured]))
-    table.append(("time of a step, in plain steps", ["1", "1", *(f"{cost:.2f}" for cost in costs)]))
+    table.append(("time, in plain steps", ["1", "1", *(f"{cost:.2f}" for cost in costs)]))
     return table
 
 
@@ -51,10 +51,10 @@ def verdict(problem: Problem, runs: dict[str, Run]) -> str:
 
     Args:
       problem: What was trained on.
-      runs: From a run's name to what it measured, in the order of `methods.recipes`.
+      runs: From a run's name to what it measured, in the order of `comparison.compiled`.
 
     Returns:
-      One sentence.
+      One line for each error.
     """
     (summed, scaled), (method, guarded) = list(runs)[:2], list(runs)[2:]
     parts = []
@@ -62,8 +62,8 @@ def verdict(problem: Problem, runs: dict[str, Run]) -> str:
         others = ((method, summed), (method, scaled), (guarded, summed))
         final = {name: np.maximum(run.errors[-1, :, number], 1e-6) for name, run in runs.items()}
         compared = [f"{one} {_compare(final[one], final[other])} {other}" for one, other in others]
-        parts.append(f"{name}: {', '.join(compared)}")
-    return f"Verdict: {'; '.join(parts)}."
+        parts.append(f"Verdict, {name}: {'; '.join(compared)}.")
+    return "\n".join(parts)
 
 
 def show(problem: Problem, runs: dict[str, Run], costs: list[float], *, title: str, console: Console) -> None:
@@ -77,7 +77,7 @@ def show(problem: Problem, runs: dict[str, Run], costs: list[float], *, title: s
       console: Where to print.
     """
     table = Table(title=title, box=box.SIMPLE_HEAVY, title_justify="left", padding=(0, 1, 0, 0))
-    table.add_column("mean ± standard deviation")
+    table.add_column("mean ± spread")
     for name in runs:
         table.add_column(name, justify="right")
     for label, cells in rows(problem, runs, costs):
@@ -87,8 +87,11 @@ def show(problem: Problem, runs: dict[str, Run], costs: list[float], *, title: s
     console.print(verdict(problem, runs), highlight=False, soft_wrap=True)
 
 
-def _spread(values, form):
-    return f"{form.format(np.mean(values))} ± {form.format(np.std(values, ddof=1))}"
+def _spread(values):
+    """Return mean and standard deviation, both to the second digit of the latter."""
+    mean, deviation = np.mean(values), np.std(values, ddof=1)
+    places = max(0, 1 - int(np.floor(np.log10(deviation)))) if deviation > 0 else 2
+    return f"{mean:.{places}f} ± {deviation:.{places}f}"
 
 
 def _cosine(value):
@@ -98,11 +101,11 @@ def _cosine(value):
 def _compare(chosen, baseline):
     """Say in words how two errors compare, seed by seed."""
     logs = np.log(baseline / chosen)
-    lowest, mean, highest = (f"{value:.2g}" for value in np.exp([logs.min(), logs.mean(), logs.max()]))
+    lowest, mean, highest = (f"{value:.3g}" for value in np.exp([logs.min(), logs.mean(), logs.max()]))
     noise = 2 * logs.std(ddof=1) / np.sqrt(len(logs))
     if abs(logs.mean()) <= noise or logs.min() * logs.max() <= 0:
         return f"no clear difference ({lowest} to {highest} times less) from"
     if logs.mean() > 0:
         return f"{mean} times less ({lowest} to {highest}) than"
-    lowest, mean, highest = (f"{value:.2g}" for value in np.exp([-logs.max(), -logs.mean(), -logs.min()]))
+    lowest, mean, highest = (f"{value:.3g}" for value in np.exp([-logs.max(), -logs.mean(), -logs.min()]))
     return f"{mean} times more ({lowest} to {highest}) than"

@@ -32,7 +32,7 @@ class State(NamedTuple):
     """A run between two steps."""
 
     key: jax.Array  # of the batches
-    scale: jax.Array  # (2,) what the losses are multiplied by
+    scale: jax.Array  # (2,) what the losses are multiplied by, ones at first
     params: PyTree
     opt_state: PyTree
     tally: Tally
@@ -44,6 +44,20 @@ class Training(NamedTuple):
     state: PyTree  # leaves with a leading axis of seeds
     advance: Callable[..., PyTree]  # (state, data, from step, to step, measure) -> state
 
+    def compiled(self, problem: Problem) -> "Training":
+        """Return the same with a compiled program, which takes seconds and leaves other threads their say."""
+        return self._replace(advance=self.advance.lower(self.state, problem.data, 0, 1, True).compile())
+
+
+class Start(NamedTuple):
+    """What all runs on a problem have in common, compiled once; leaves have a leading axis of seeds."""
+
+    keys: jax.Array  # of the batches
+    params: PyTree
+    losses: jax.Array  # (s, 2), of the first batch
+    judge: Callable[[PyTree, PyTree], tuple[jax.Array, jax.Array]]  # (params, data) -> held-out losses, errors
+    at_the_end: Callable[[PyTree, PyTree], tuple[jax.Array, jax.Array]]  # (params, data) -> Pareto gap, picture
+
 
 class Run(NamedTuple):
     """What one run measured; s seeds."""
@@ -52,32 +66,53 @@ class Run(NamedTuple):
     losses: np.ndarray  # (c, s, 2) on held-out data
     errors: np.ndarray  # (c, s, e) on held-out data
     tally: Tally  # leaves (s,), counts as shares of the steps
-    stationarity: np.ndarray  # (s,) shortest convex combination of the task gradients over the longest, at the end
+    pareto_gap: np.ndarray  # (s,) shortest convex combination of the task gradients over the longest, at the end
     shown: np.ndarray  # (s, …) what the picture is made of
 
 
-def prepare(problem: Problem, recipe: Recipe, seeds: tuple[int, ...], num_steps: int) -> Training:
+def begin(problem: Problem, seeds: tuple[int, ...]) -> Start:
+    """Draw one network per seed.
+
+    Args:
+      problem: What to train on.
+      seeds: Each decides initial parameters and batches.
+
+    Returns:
+      What every run starts from, so that all see the same initial parameters and the same batches.
+    """
+
+    @jax.jit
+    @jax.vmap
+    def draw(key, data):
+        init_key, batch_key = jax.random.split(key)
+        params = problem.init(init_key)
+        return batch_key, params, problem.losses(params, problem.draw(data, jax.random.fold_in(batch_key, 0)))
+
+    def at_the_end(params, data):
+        _, task_grads = problem.gradients(params, problem.everything(data))
+        gram = mtl.jacobians.stacked.gram(task_grads)
+        return mtl.diagnostics.stationarity(gram), problem.show(params, data)
+
+    started = draw(jax.vmap(jax.random.key)(jnp.array(seeds)), problem.data)
+    return Start(*started, jax.jit(jax.vmap(problem.judge)), jax.jit(jax.vmap(at_the_end)))
+
+
+def prepare(problem: Problem, recipe: Recipe, start: Start, num_steps: int) -> Training:
     """Make what trains one network per seed.
 
     Args:
       problem: What to train on.
       recipe: What makes a step of two task gradients.
-      seeds: Each decides initial parameters and batches.
+      start: What `begin` drew.
       num_steps: Length of the run, over which the rate falls to zero as half a cosine.
 
     Returns:
-      A run before its first step. Runs with one seed see the same initial parameters and the same batches.
+      A run before its first step.
 
     Raises:
       UnsuitableMethod: If the method cannot work with what a train step hands to it.
     """
     optimizer = recipe.optimizer(optax.cosine_decay_schedule(problem.learning_rate, num_steps))
-
-    def begin(key, data):
-        init_key, batch_key = jax.random.split(key)
-        params = problem.init(init_key)
-        scale = recipe.scale(problem.losses(params, problem.draw(data, jax.random.fold_in(batch_key, 0))))
-        return State(batch_key, scale, params, optimizer.init(params), _nothing_yet())
 
     def step(state, data, number, measure):
         key, scale, params, opt_state, tally = state
@@ -90,13 +125,14 @@ def prepare(problem: Problem, recipe: Recipe, seeds: tuple[int, ...], num_steps:
         return State(key, scale, optax.apply_updates(params, updates), opt_state, tally)
 
     @jax.jit
-    def advance(state, data, start, stop, measure):
+    def advance(state, data, first, stop, measure):
         one = jax.vmap(step, (0, 0, None, None))
-        return jax.lax.fori_loop(start, stop, lambda number, state: one(state, data, number, measure), state)
+        return jax.lax.fori_loop(first, stop, lambda number, state: one(state, data, number, measure), state)
 
-    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
     try:
-        state = jax.jit(jax.vmap(begin))(keys, problem.data)
+        opt_state = jax.jit(jax.vmap(optimizer.init))(start.params)
+        tally = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, len(start.losses)), nothing_yet())
+        state = State(start.keys, jnp.ones_like(start.losses), start.params, opt_state, tally)
         jax.eval_shape(advance, state, problem.data, 0, 1, True)
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -104,11 +140,12 @@ def prepare(problem: Problem, recipe: Recipe, seeds: tuple[int, ...], num_steps:
     return Training(state, advance)
 
 
-def finish(problem: Problem, training: Training, num_steps: int, progress) -> Run:
+def finish(problem: Problem, start: Start, training: Training, num_steps: int, progress) -> Run:
     """Train to the end.
 
     Args:
       problem: What to train on.
+      start: What `begin` drew.
       training: What `prepare` made.
       num_steps: Number of steps.
       progress: Has a method `update` that takes a number of steps done, `tqdm` for instance.
@@ -116,27 +153,18 @@ def finish(problem: Problem, training: Training, num_steps: int, progress) -> Ru
     Returns:
       The measurements.
     """
-    judge = jax.jit(jax.vmap(lambda state, data: problem.judge(state.params, data)))
     state, checks = training.state, np.linspace(0, num_steps, min(num_steps, NUM_CHECKS) + 1).astype(int)
-    judged = [judge(state, problem.data)]
-    for start, stop in zip(checks[:-1], checks[1:], strict=True):
-        state = training.advance(state, problem.data, int(start), int(stop), True)
-        judged.append(jax.device_get(judge(state, problem.data)))
-        progress.update(int(stop - start))
-
-    @jax.jit
-    @jax.vmap
-    def at_the_end(state, data):
-        _, task_grads = problem.gradients(state.params, problem.everything(data))
-        gram = mtl.jacobians.stacked.gram(task_grads)
-        return mtl.diagnostics.stationarity(gram), problem.show(state.params, data)
-
-    tally: Tally = jax.device_get(state.tally)
-    stationarity, shown = jax.device_get(at_the_end(state, problem.data))
+    judged = [start.judge(state.params, problem.data)]
+    for first, stop in zip(checks[:-1], checks[1:], strict=True):
+        state = training.advance(state, problem.data, int(first), int(stop), True)
+        judged.append(jax.device_get(start.judge(state.params, problem.data)))
+        progress.update(int(stop - first))
     losses, errors = (np.stack(values) for values in zip(*judged, strict=True))
+    gap, shown = jax.device_get(start.at_the_end(state.params, problem.data))
+    tally: Tally = jax.device_get(state.tally)
     counts = ("opposed", "hurt_by_direction", "hurt_by_step")
     shares = tally._replace(**{name: getattr(tally, name) / num_steps for name in counts})
-    return Run(checks, losses, errors, shares, stationarity, shown)
+    return Run(checks, losses, errors, shares, gap, shown)
 
 
 def count(tally: Tally, task_grads: PyTree, direction: PyTree, updates: PyTree) -> Tally:
@@ -172,6 +200,7 @@ def count(tally: Tally, task_grads: PyTree, direction: PyTree, updates: PyTree) 
     )
 
 
-def _nothing_yet():
+def nothing_yet() -> Tally:
+    """Return the tally before the first step."""
     none, best = jnp.zeros((), jnp.int32), jnp.ones(())
     return Tally(none, none, best, none, best)
