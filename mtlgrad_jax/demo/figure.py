@@ -1,100 +1,69 @@
-"""One figure that shows the task, the angles between gradients, and what came of it."""
+"""One figure: what the networks make of the problem, their errors over time, and what was done to the tasks."""
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from mtlgrad_jax.demo import data
-from mtlgrad_jax.demo.problems import DIGITS
-from mtlgrad_jax.demo.report import CONFLICT
+from mtlgrad_jax.demo.problem import Problem
 from mtlgrad_jax.demo.training import Run
 
-# Okabe and Ito's colours, told apart by every kind of colour vision; the markers tell the runs apart once more.
-COLOURS = ("#D55E00", "#0072B2")
-MARKERS = ("o", "s")
-HURTS = "#D9D9D9"
-NUM_EXAMPLES = 8
+# Okabe and Ito's colours, told apart by every kind of colour vision; lines and markers tell the runs apart once more.
+STYLES = (("#D55E00", "-", "o"), ("#E69F00", "--", "s"), ("#0072B2", "-", "^"), ("#009E73", "--", "v"))
 
 
-def save(path: Path, runs: dict[str, Run], *, title: str, held_out: data.Pairs) -> None:
+def save(path: Path, problem: Problem, runs: dict[str, Run], *, title: str) -> None:
     """Draw the figure and write it to a file.
 
     Args:
       path: The file; its suffix decides the format.
-      runs: The run on the summed loss, then the run with the chosen method.
+      problem: What was trained on.
+      runs: From a run's name to what it measured.
       title: What was trained.
-      held_out: Where the example canvases come from.
     """
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    figure.suptitle(title, fontsize=13)
-    top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=(1.15, 3, 3)).ravel()
-    _draw_examples(top, runs, held_out)
-    _draw_angles(middle, runs)
-    losses, accuracy = bottom.subplots(1, 2, width_ratios=(2, 1))
-    _draw_losses(losses, runs)
-    _draw_accuracy(accuracy, runs)
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    figure.suptitle(f"{title}; above, the first seed's networks", fontsize=12, x=0.01, ha="left")
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.35)).ravel()
+    first = jax.tree.map(lambda leaf: leaf[0], problem.data)
+    problem.picture(top, {name: run.shown[0] for name, run in runs.items()}, first)
+    ratios = (*(1.2 for _ in problem.errors), 1)
+    *errors, harm = bottom.subplots(1, len(problem.errors) + 1, width_ratios=ratios)
+    for number, axes in enumerate(errors):
+        _draw_errors(axes, problem.errors[number], number, runs)
+    errors[0].legend(fontsize=8)
+    _draw_harm(harm, runs)
     figure.savefig(path, dpi=120)
 
 
-def _draw_examples(figure, runs, held_out):
-    """Show held-out canvases with what is on them and which run reads it rightly."""
-    figure.suptitle("Held-out canvases: the true digits, and what each run read rightly (L left, R right)", fontsize=10)
-    for example, axes in enumerate(figure.subplots(1, NUM_EXAMPLES)):
-        axes.imshow(held_out.canvases[example], cmap="gray_r", vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[])
-        axes.set_title("{} and {}".format(*held_out.labels[example]), fontsize=9)
-        axes.set_xlabel("\n".join(f"{name}: {_read(run.hits[example])}" for name, run in runs.items()), fontsize=7)
+def _draw_errors(axes, name, number, runs):
+    """Draw an error over the steps, geometric mean and range over seeds."""
+    for (label, run), (colour, line, marker) in zip(runs.items(), STYLES, strict=True):
+        values = 100 * np.maximum(run.errors[:, :, number], 1e-6)
+        middle = np.exp(np.log(values).mean(axis=1))
+        axes.plot(run.checked_at, middle, line, color=colour, marker=marker, markersize=3, label=label)
+        axes.fill_between(run.checked_at, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.15, lw=0)
+    axes.set(xlabel="step", ylabel="%", yscale="log")
+    axes.set_title(f"{name}: mean and range over seeds", fontsize=10, loc="left")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.spines[["top", "right"]].set_visible(False)
 
 
-def _read(hits):
-    return " ".join(letter for letter, hit in zip("LR", hits, strict=True) if hit) or "neither"
-
-
-def _draw_angles(figure, runs):
-    """Show the smaller of the two cosines per step: below zero, the step raises a loss."""
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, (name, run), colour in zip(panels, runs.items(), COLOURS, strict=True):
-        opposed = run.angles.between_tasks
-        worst = run.angles.direction.min(axis=1)
-        steps = np.arange(1, len(worst) + 1)
-        axes.axhspan(-1, 0, color=HURTS, zorder=0)
-        axes.text(0.01, 0.03, "below zero: hurts a task", transform=axes.transAxes, fontsize=8)
-        axes.plot(steps, opposed, ".", color="#999999", markersize=2, label="between the two task gradients")
-        axes.plot(steps, worst, ".", color=colour, markersize=3, label="direction taken, with the task it helps least")
-        share = np.mean(worst < CONFLICT)
-        axes.set_title(f"{name}: direction conflicted with a task in {share:.1%} of steps", fontsize=10)
-        axes.set(xlabel="step", ylim=(-1, 1))
-        axes.legend(loc="lower right", fontsize=8, markerscale=4)
-    panels[0].set_ylabel("cosine")
-
-
-def _draw_losses(axes, runs):
-    """Show held-out loss; the line tells the digit, the colour tells the run."""
-    for (name, run), colour, marker in zip(runs.items(), COLOURS, MARKERS, strict=True):
-        for digit, line in enumerate(("-", "--")):
-            axes.plot(
-                run.checked_at,
-                run.held_out_losses[:, digit],
-                line,
-                color=colour,
-                marker=marker,
-                markersize=3,
-                label=f"{name}, {DIGITS[digit]}",
-            )
-    axes.set(xlabel="step", ylabel="cross-entropy", yscale="log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.set_title("Loss on held-out images", fontsize=10)
-    axes.legend(fontsize=8)
-
-
-def _draw_accuracy(axes, runs):
-    """Show final accuracy as labelled bars."""
-    places = np.arange(len(DIGITS))
-    for number, ((name, run), colour) in enumerate(zip(runs.items(), COLOURS, strict=True)):
-        bars = axes.bar(places + 0.4 * (number - 0.5), 100 * run.hits.mean(axis=0), 0.38, color=colour, label=name)
-        axes.bar_label(bars, fmt="%.1f", fontsize=9)
-    axes.set(xticks=places, xticklabels=DIGITS, ylabel="% read rightly", ylim=(0, 125))
-    axes.set_title("Accuracy on held-out images", fontsize=10)
-    axes.legend(fontsize=8, loc="upper center", ncols=2)
+def _draw_harm(axes, runs):
+    """Draw how often the direction, and the step made of it, hurt a task on its own batch."""
+    places = np.arange(len(runs))[::-1]
+    for offset, (label, of, colour) in zip(
+        (0.2, -0.2),
+        (("direction u", "hurt_by_direction", "#BBBBBB"), ("step taken", "hurt_by_step", "#555555")),
+        strict=True,
+    ):
+        shares = [100 * np.mean(getattr(run.tally, of)) for run in runs.values()]
+        bars = axes.barh(places + offset, shares, 0.38, color=colour, label=label)
+        axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
+    axes.set(yticks=places, yticklabels=list(runs), xlabel="% of steps", xmargin=0.15)
+    axes.set_title("steps that hurt a task on their own batch", fontsize=10, loc="left")
+    axes.legend(fontsize=8, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)

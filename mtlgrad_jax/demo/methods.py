@@ -1,13 +1,16 @@
 """The methods this package offers, found by looking at it."""
 
 import inspect
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
 import mtlgrad_jax as mtl
+from mtlgrad_jax.typing import PyTree
 
-DEFAULTS = {"parallel": "mgda", "primary": "primary_aux", "noisy": "primary_aux"}
+DEFAULTS = {"equation": "nash_mtl", "parallel": "mgda", "primary": "primary_aux", "noisy": "primary_aux"}
 """From the name of a problem to the method meant for it."""
 
 
@@ -85,6 +88,22 @@ def make(name: str) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(getattr(mtl, name)(num_tasks=2))
 
 
+class Recipe(NamedTuple):
+    """What makes a step of two task gradients."""
+
+    method: optax.GradientTransformationExtraArgs
+    guarded: bool = False
+
+    def optimizer(self, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformationExtraArgs:
+        """Return the Optax transformation from stacked task gradients to the step that is taken."""
+        chain = optax.chain(self.method, _remember(), optax.adam(learning_rate))
+        return mtl.guard(chain, num_tasks=2) if self.guarded else chain
+
+    def direction(self, opt_state: PyTree) -> PyTree:
+        """Return u, what the method handed to Adam in the last step."""
+        return (opt_state.inner if self.guarded else opt_state)[1]
+
+
 def summed() -> optax.GradientTransformationExtraArgs:
     """Make the baseline, the gradient of the summed loss, in the same shape as a method.
 
@@ -96,4 +115,12 @@ def summed() -> optax.GradientTransformationExtraArgs:
       >>> tx.update(jnp.array([[1.0, 2.0], [3.0, 4.0]]), tx.init(params), params)[0]
       Array([4., 6.], dtype=float32)
     """
-    return mtl.aggregate(lambda gram: jnp.ones_like(gram[0]), num_tasks=2)
+    return optax.with_extra_args_support(mtl.sum(num_tasks=2))
+
+
+def _remember():
+    """Pass an update through and keep it in the state, to be measured."""
+    return optax.GradientTransformation(
+        init=lambda params: jax.tree.map(jnp.zeros_like, params),
+        update=lambda updates, state, params=None: (updates, updates),
+    )

@@ -5,92 +5,107 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mtlgrad_jax import diagnostics
-from mtlgrad_jax.demo.problems import DIGITS
-from mtlgrad_jax.demo.training import Run
+from mtlgrad_jax.demo.problem import Problem
+from mtlgrad_jax.demo.training import CONFLICT, Run
 
-CONFLICT = -diagnostics.resolution(np.float32)
-"""A cosine below this is a conflict."""
+EXPLANATION = f"""\
+Spread: standard deviation over seeds. Sum, scaled sum: the losses added up as they are, and each divided by
+its value at the start. Guarded: mtl.guard around method and Adam. u: the direction that Adam is given; step:
+what Adam makes of it. Hurts: raises a loss on its own batch to first order, cosine below {CONFLICT:.4f}, what
+float32 resolves. Pareto gap: shortest convex combination of the task gradients over the longest of them; zero
+where no direction improves both tasks."""
 
 
-def rows(runs: dict[str, Run], tasks: tuple[str, str]) -> list[tuple[str, list[str]]]:
+def rows(problem: Problem, runs: dict[str, Run], costs: list[float]) -> list[tuple[str, list[str]]]:
     """Return the table as text, one label and one cell per run in each row.
 
     Args:
-      runs: From a run's name to what it measured.
-      tasks: Names of the two tasks.
+      problem: What was trained on.
+      runs: From a run's name to what it measured, in the order of `comparison.compiled`.
+      costs: Of the two runs with the method, in plain steps; a step on a sum is a plain step.
 
     Returns:
       The rows in reading order.
     """
     measured = list(runs.values())
     table = []
-    for digit, name in enumerate(DIGITS):
-        table.append((f"held-out loss, {name}", [f"{run.held_out_losses[-1, digit]:.3f}" for run in measured]))
-    for digit, name in enumerate(DIGITS):
-        table.append((f"held-out accuracy, {name}", [f"{run.hits[:, digit].mean():.1%}" for run in measured]))
-    table.append(("steps: the two task gradients opposed", [_share(run.angles.between_tasks) for run in measured]))
-    for task, name in enumerate(tasks):
-        label = f"steps: sum conflicted with {name}"
-        table.append((label, [_share(run.angles.summed[:, task]) for run in measured]))
-    table.append(("worst cosine, summed gradient with a task", [f"{run.angles.summed.min():+.3f}" for run in measured]))
-    table.append(("steps: direction taken conflicted", [_share(run.angles.direction.min(axis=1)) for run in measured]))
-    label = "worst cosine, direction taken with a task"
-    table.append((label, [f"{run.angles.direction.min():+.3f}" for run in measured]))
-    table.append(("Pareto gap at the end", [f"{run.shortest:.3f}" for run in measured]))
-    table.append(("  same / longest task gradient", [f"{run.shortest / run.longest:.3f}" for run in measured]))
+    for number, name in enumerate(problem.errors):
+        table.append((name, [f"{_spread(100 * run.errors[-1, :, number])} %" for run in measured]))
+    for number, name in enumerate(problem.judged):
+        table.append((f"held-out loss, {name}", [_spread(run.losses[-1, :, number]) for run in measured]))
+    table.append(("Pareto gap at the end", [f"{np.mean(run.pareto_gap):.2g}" for run in measured]))
+    for label, of in (("gradients opposed", "opposed"), ("u hurts a task", "hurt_by_direction")):
+        table.append((f"steps: {label}", [f"{np.mean(getattr(run.tally, of)):.1%}" for run in measured]))
+    table.append(("steps: step hurts a task", [f"{np.mean(run.tally.hurt_by_step):.1%}" for run in measured]))
+    for label, of in (("u", "worst_of_direction"), ("step", "worst_of_step")):
+        table.append((f"worst cosine of {label}", [f"{_cosine(np.min(getattr(run.tally, of)))}" for run in measured]))
+    table.append(("time, in plain steps", ["1", "1", *(f"{cost:.2f}" for cost in costs)]))
     return table
 
 
-def verdict(name: str, baseline: Run, chosen: Run) -> str:
-    """Say which run reads more held-out digits, and where the difference is within chance.
+def verdict(problem: Problem, runs: dict[str, Run]) -> str:
+    """Say what the method gains over both sums, and where the difference is within chance.
 
-    The two runs are compared canvas by canvas. A difference counts when it exceeds two standard errors.
+    Runs are compared seed by seed. A difference counts when all seeds agree on its sign and its mean exceeds two
+    standard errors, of the logarithm.
 
     Args:
-      name: Of the chosen method.
-      baseline: The run on the summed loss.
-      chosen: The run with the method.
+      problem: What was trained on.
+      runs: From a run's name to what it measured, in the order of `comparison.compiled`.
 
     Returns:
-      One sentence.
+      One line for each error.
     """
+    (summed, scaled), (method, guarded) = list(runs)[:2], list(runs)[2:]
     parts = []
-    for digit, side in enumerate(DIGITS):
-        difference = chosen.hits[:, digit].astype(float) - baseline.hits[:, digit]
-        points, noise = 100 * difference.mean(), 200 * difference.std() / np.sqrt(len(difference))
-        outcome = "no clear difference" if abs(points) <= noise else "more" if points > 0 else "fewer"
-        parts.append(f"{side} {outcome} ({points:+.1f} ± {noise:.1f} points)")
-    return f"Verdict: digits read rightly with {name} rather than the summed loss: {', '.join(parts)}."
+    for number, name in enumerate(problem.errors):
+        others = ((method, summed), (method, scaled), (guarded, summed))
+        final = {name: np.maximum(run.errors[-1, :, number], 1e-6) for name, run in runs.items()}
+        compared = [f"{one} {_compare(final[one], final[other])} {other}" for one, other in others]
+        parts.append(f"Verdict, {name}: {'; '.join(compared)}.")
+    return "\n".join(parts)
 
 
-def show(runs: dict[str, Run], tasks: tuple[str, str], *, title: str, console: Console) -> None:
+def show(problem: Problem, runs: dict[str, Run], costs: list[float], *, title: str, console: Console) -> None:
     """Print the table, how to read it, and the verdict.
 
     Args:
-      runs: The run on the summed loss, then the run with the chosen method.
-      tasks: Names of the two tasks.
+      problem: What was trained on.
+      runs: See `rows`.
+      costs: See `rows`.
       title: What was trained.
       console: Where to print.
     """
-    table = Table(title=title, box=box.SIMPLE_HEAVY, title_justify="left")
-    table.add_column("measured")
+    table = Table(title=title, box=box.SIMPLE_HEAVY, title_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("mean ± spread")
     for name in runs:
         table.add_column(name, justify="right")
-    for label, cells in rows(runs, tasks):
+    for label, cells in rows(problem, runs, costs):
         table.add_row(label, *cells)
     console.print(table)
-    console.print(
-        "Conflict: the direction raises that task's loss to first order (cosine below "
-        f"{CONFLICT:.4f}, what float32 resolves).\n"
-        "Pareto gap: length of the shortest convex combination of the task gradients on all training\n"
-        "canvases; zero where no direction improves both tasks.",
-        highlight=False,
-        soft_wrap=True,
-    )
-    (_, baseline), (name, chosen) = runs.items()
-    console.print(verdict(name, baseline, chosen), highlight=False, soft_wrap=True)
+    console.print(EXPLANATION, highlight=False, soft_wrap=True)
+    console.print(verdict(problem, runs), highlight=False, soft_wrap=True)
 
 
-def _share(cosines):
-    return f"{np.mean(cosines < CONFLICT):.1%}"
+def _spread(values):
+    """Return mean and standard deviation, both to the second digit of the latter."""
+    mean, deviation = np.mean(values), np.std(values, ddof=1)
+    places = max(0, 1 - int(np.floor(np.log10(deviation)))) if deviation > 0 else 2
+    return f"{mean:.{places}f} ± {deviation:.{places}f}"
+
+
+def _cosine(value):
+    return f"{0.0 if abs(value) < 5e-4 else value:+.3f}"
+
+
+def _compare(chosen, baseline):
+    """Say in words how two errors compare, seed by seed."""
+    logs = np.log(baseline / chosen)
+    lowest, mean, highest = (f"{value:.3g}" for value in np.exp([logs.min(), logs.mean(), logs.max()]))
+    noise = 2 * logs.std(ddof=1) / np.sqrt(len(logs))
+    if abs(logs.mean()) <= noise or logs.min() * logs.max() <= 0:
+        return f"no clear difference ({lowest} to {highest} times less) from"
+    if logs.mean() > 0:
+        return f"{mean} times less ({lowest} to {highest}) than"
+    lowest, mean, highest = (f"{value:.3g}" for value in np.exp([-logs.max(), -logs.mean(), -logs.min()]))
+    return f"{mean} times more ({lowest} to {highest}) than"
