@@ -222,3 +222,18 @@ def test_relu_l2_asks_for_one_gradient_shaped_like_the_parameters(updates, scope
     sentence = sentence_of(lambda: tx.update(updates, tx.init(PARAMS), PARAMS))
     assert sentence.startswith("relu_l2_project expected one gradient shaped like the parameters ")
     assert sentence.endswith("; put the aggregation before it in optax.chain.")
+
+
+@pytest.mark.parametrize("name", mtl.methods.names())
+def test_an_option_that_does_not_exist_names_the_method(name):
+    with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'num_task'"):
+        getattr(mtl, name)(num_task=2)
+
+
+@pytest.mark.parametrize("weights", [(0.8, 0.2), [0.8, 0.2], np.array([0.8, 0.2]), jnp.array([0.8, 0.2])])
+def test_constant_says_where_its_weights_go(weights):
+    for options in ({"num_tasks": 2}, {}, {"weights": weights}):
+        sentence = sentence_of(lambda options=options: mtl.constant(weights, **options))
+        assert sentence.startswith("constant expected num_tasks or nothing before its keywords, got ")
+        assert sentence.endswith("; name the weights, as in mtl.constant(weights=(0.8, 0.2)).")
+    assert mtl.constant(2, weights=weights).init(PARAMS).weights.shape == (2,)

@@ -267,3 +267,45 @@ def test_a_preconditioner_before_the_aggregation_changes_its_state_and_scan_refu
     assert (state[0].mu["w"].shape, after[0].mu["w"].shape) == ((4, 5), (3, 4, 5))
     with pytest.raises(TypeError, match="carry"):
         jax.lax.scan(lambda state, _: (tx.update(TASK_GRADS, state, PARAMS)[1], None), state, length=2)
+
+
+CENTRES = jnp.array([[1.0, 0.0], [-1.0, 2.0]])
+CURVATURES = jnp.array([[1.0, 30.0], [20.0, 1.0]])
+
+
+def bowls(params):
+    return jnp.sum(CURVATURES * (params - CENTRES) ** 2, axis=1)
+
+
+def test_lbfgs_follows_the_function_whose_gradient_the_direction_is():
+    """With the weights of every step each step lowers the weighted loss; held still they give plain L-BFGS."""
+    lbfgs, held = optax.lbfgs(linesearch=optax.scale_by_zoom_linesearch(8)), jnp.array([0.3, 0.7])
+
+    def step(aggregation, carry):
+        params, memory, state = carry
+        losses, task_grads = mtl.task_value_and_grad(bowls)(params)
+        direction, memory = aggregation.update(task_grads, memory, params)
+        weighted = lambda params: memory.weights @ bowls(params)
+        given = {"value": memory.weights @ losses, "grad": direction, "value_fn": weighted}
+        updates, state = lbfgs.update(direction, state, params, **given)
+        moved = optax.apply_updates(params, updates)
+        return (moved, memory, state), weighted(moved) - weighted(params)
+
+    def plain(carry, _):
+        params, state = carry
+        value, grad = jax.value_and_grad(lambda params: held @ bowls(params))(params)
+        given = {"value": value, "grad": grad, "value_fn": lambda params: held @ bowls(params)}
+        updates, state = lbfgs.update(grad, state, params, **given)
+        return (optax.apply_updates(params, updates), state), None
+
+    start, ends = jnp.array([2.0, 3.0]), {}
+    for name, aggregation in {"mgda": mtl.mgda(2), "constant": mtl.constant(2, weights=held)}.items():
+        carry = (start, aggregation.init(start), lbfgs.init(start))
+        (ends[name], *_), change = jax.jit(
+            lambda c, a=aggregation: jax.lax.scan(lambda c, _: step(a, c), c, length=15)
+        )(carry)
+        assert np.all(change <= 1e-5)
+    (expected, _), _ = jax.jit(lambda c: jax.lax.scan(plain, c, length=15))((start, lbfgs.init(start)))
+    np.testing.assert_allclose(ends["constant"], expected, rtol=1e-3, atol=1e-4)
+    gram = mtl.jacobians.stacked.gram(mtl.task_value_and_grad(bowls)(ends["mgda"])[1])
+    assert mtl.diagnostics.stationarity(gram) < 1e-2

@@ -1,6 +1,8 @@
 """Fixed weights, chosen by hand."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +55,26 @@ def weights(gram: Gram, *, weights: PerTask, present: jax.Array | None = None) -
     return only(check_nonnegative(fixed, "weights", weights), present)
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _named_weights(factory: Callable[P, R]) -> Callable[P, R]:
+    """Explain to who passes the weights first what Python would call two values for `num_tasks`."""
+
+    @wraps(factory)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if args and not isinstance(args[0], int | None):
+            raise ValueError(
+                f"constant expected num_tasks or nothing before its keywords, got {type(args[0]).__name__}; name the "
+                "weights, as in mtl.constant(weights=(0.8, 0.2))."
+            )
+        return factory(*args, **kwargs)
+
+    return call
+
+
+@_named_weights
 def constant(
     num_tasks: int | None = None,
     *,
@@ -70,6 +92,9 @@ def constant(
 
     Returns:
       An Optax transformation of stacked task gradients.
+
+    Raises:
+      ValueError: If the weights are passed in the place of `num_tasks`.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl

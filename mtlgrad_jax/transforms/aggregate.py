@@ -48,6 +48,10 @@ def aggregate(
     and stationary: MGDA stands still there. Where all primaries of a method with roles are absent, nothing is followed
     in their place. `for_tasks` fixes the tasks of a group of parameters, `freeze` leaves parameters out.
 
+    `optax.lbfgs` needs the value and the gradient of one function. Behind an aggregation it is Σ wᵢLᵢ with the weights
+    of its record: `value=w @ losses, grad=u, value_fn=lambda params: w @ losses_fn(params)`. What it remembers is the
+    curvature of one function, so hold w still while it runs.
+
     A loss scale must leave the rows before this, `task_grads / scale` in float32, not the update behind it: methods
     whose update has a length of its own (`nash_mtl`, `fairgrad`, `inverse_norm`) would step 1/scale as far.
 
