@@ -18,7 +18,8 @@ A tour by purpose:
 - **Task gradients** for it come from `task_value_and_grad` (one function of all losses) or `separate_value_and_grad`
   (a function and a batch for each task).
 - **A loop of your own** takes `descent_direction`, which stacks no gradients if `jacobians` has a better way.
-- **Around a method**: `accumulate` (micro-batches), `clip_task_norms` (before it), `for_tasks` and `freeze` (groups of
+- **Around a method**: `trunk_and_heads` with `shared_leaves` (aggregate the trunk only, each head keeps its own
+  gradient), `accumulate` (micro-batches), `clip_task_norms` (before it), `for_tasks` and `freeze` (groups of
   parameters), `guard` and `guard_step` (the promise of a direction, made of the step that is taken),
   `relu_l2_project` and `adam_relu_l2` (weight decay without a coefficient).
 - **Weights alone** are `weightings.NAME(gram)`, pure functions; `weightings.every_k`, `weightings.smoothed`,
