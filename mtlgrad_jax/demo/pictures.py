@@ -16,11 +16,11 @@ def fields(figure: FigureBase, shown: dict[str, ArrayLike]) -> None:
       figure: Where to draw.
       shown: From a name to values of shape `(n, n)`, row by row in y; the first is the exact one and sets the scale.
     """
-    shown = {name: np.asarray(values) for name, values in shown.items()}
-    exact = next(iter(shown.values()))
+    drawn = {name: np.asarray(values) for name, values in shown.items()}
+    exact = next(iter(drawn.values()))
     limit = np.abs(exact).max()
-    panels = figure.subplots(1, len(shown), sharex=True, sharey=True)
-    for axes, (name, values) in zip(panels, shown.items(), strict=True):
+    panels = figure.subplots(1, len(drawn), sharex=True, sharey=True)
+    for axes, (name, values) in zip(panels, drawn.items(), strict=True):
         axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(-1, 1, -1, 1), origin="lower")
         error = np.linalg.norm(values - exact) / np.linalg.norm(exact)
         axes.set_title(name if values is exact else f"{name}: {error:.1%} off", fontsize=10)
