@@ -34,7 +34,6 @@ def test_program_prints_a_table_and_saves_a_figure(tmp_path):
     assert figure.name == "equation_nash_mtl_seed1.png"
     assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 20_000
     assert str(figure) in done.stdout.replace("\n", "")
-    (header,) = [line for line in done.stdout.splitlines() if "scaled sum" in line and "guarded nash_mtl" in line]
     for label, spread in (
         ("error of the solution", True),
         ("held-out loss, boundary", True),

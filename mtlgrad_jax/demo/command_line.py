@@ -25,8 +25,8 @@ problems:
   noisy     the primary task is both digits on many canvases with 40 % wrong labels, the auxiliary task both
             digits on a few canvases with right labels (default method: {noisy})
 
-The method wins clearly on the first only; on the others the table says that the sum does as well. One jitted
-step takes the gradient of each loss (mtl.task_value_and_grad, mtl.separate_value_and_grad), and
+The verdict under the table also says where a method does not win. One jitted step takes the gradient of each
+loss (mtl.task_value_and_grad, mtl.separate_value_and_grad), and
 optax.chain(method, optax.adam(...)) turns the stack of them into one update.
 """
 METHODS = """\

@@ -155,7 +155,7 @@ def draw(key: jax.Array, num_inside: int, num_per_side: int) -> tuple[jax.Array,
     return inside, jnp.concatenate([upright, level]).reshape(-1, 2)
 
 
-def grid() -> np.ndarray:
+def grid() -> jax.Array:
     """Return the places where the solution is judged, shape `(GRID², 2)`, row by row in y."""
     places = np.linspace(-1, 1, GRID, dtype=np.float32)
-    return np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
+    return jnp.asarray(np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2))

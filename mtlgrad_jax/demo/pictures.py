@@ -1,6 +1,7 @@
 """What the networks of a problem make of it, as pictures side by side."""
 
 import numpy as np
+from jax.typing import ArrayLike
 from matplotlib.figure import FigureBase
 
 from mtlgrad_jax.demo import data
@@ -8,23 +9,26 @@ from mtlgrad_jax.demo import data
 NUM_CANVASES = 8
 
 
-def fields(figure: FigureBase, shown: dict[str, np.ndarray]) -> None:
+def fields(figure: FigureBase, shown: dict[str, ArrayLike]) -> None:
     """Draw functions on the square [−1, 1]² in one scale of colours.
 
     Args:
       figure: Where to draw.
       shown: From a name to values of shape `(n, n)`, row by row in y; the first is the exact one and sets the scale.
     """
-    exact = next(iter(shown.values()))
+    drawn = {name: np.asarray(values) for name, values in shown.items()}
+    exact = next(iter(drawn.values()))
     limit = np.abs(exact).max()
-    panels = figure.subplots(1, len(shown), sharex=True, sharey=True)
-    for axes, (name, values) in zip(panels, shown.items(), strict=True):
-        image = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(-1, 1, -1, 1), origin="lower")
+    panels = figure.subplots(1, len(drawn), sharex=True, sharey=True)
+    for axes, (name, values) in zip(panels, drawn.items(), strict=True):
+        axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(-1, 1, -1, 1), origin="lower")
         error = np.linalg.norm(values - exact) / np.linalg.norm(exact)
         axes.set_title(name if values is exact else f"{name}: {error:.1%} off", fontsize=10)
         axes.set(xlabel="x", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
     panels[0].set_ylabel("y")
-    figure.colorbar(image, ax=panels, label="u(x, y)", ticks=(-limit, 0, limit), format="{x:.0f}", extend="both")
+    figure.colorbar(
+        panels[0].images[0], ax=panels, label="u(x, y)", ticks=(-limit, 0, limit), format="{x:.0f}", extend="both"
+    )
 
 
 def canvases(figure: FigureBase, shown: dict[str, np.ndarray], held_out: data.Pairs) -> None:

@@ -95,7 +95,7 @@ def _spread(values):
 
 
 def _cosine(value):
-    return f"{0.0 if abs(value) < 5e-4 else value:+.3f}"
+    return "0.000" if abs(value) < 5e-4 else f"{value:+.3f}"
 
 
 def _compare(chosen, baseline):

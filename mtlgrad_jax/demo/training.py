@@ -1,7 +1,7 @@
 """One train step with an `optax.chain`, for several seeds at once, and what is measured on the way."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class Training(NamedTuple):
     """A run between two steps for all seeds, and how to go on."""
 
     state: PyTree  # leaves with a leading axis of seeds
-    advance: Callable[..., PyTree]  # (state, data, from step, to step, measure) -> state
+    advance: Any  # jitted, (state, data, from step, to step, measure) -> state
 
     def compiled(self, problem: Problem) -> "Training":
         """Return the same with a compiled program, which takes seconds and leaves other threads their say."""
@@ -93,8 +93,8 @@ def begin(problem: Problem, seeds: tuple[int, ...]) -> Start:
         gram = mtl.jacobians.stacked.gram(task_grads)
         return mtl.diagnostics.stationarity(gram), problem.show(params, data)
 
-    started = draw(jax.vmap(jax.random.key)(jnp.array(seeds)), problem.data)
-    return Start(*started, jax.jit(jax.vmap(problem.judge)), jax.jit(jax.vmap(at_the_end)))
+    keys, params, losses = draw(jax.vmap(jax.random.key)(jnp.array(seeds)), problem.data)
+    return Start(keys, params, losses, jax.jit(jax.vmap(problem.judge)), jax.jit(jax.vmap(at_the_end)))
 
 
 def prepare(problem: Problem, recipe: Recipe, start: Start, num_steps: int) -> Training:
