@@ -24,7 +24,8 @@ def keyed(weighting: Callable[..., Weights], key: jax.Array | int) -> StatefulWe
 
     Args:
       weighting: A function `(gram, key, **extras)` such as `pcgrad`.
-      key: An int seed, a `jax.random.key` or a `jax.random.PRNGKey`.
+      key: An int seed, a `jax.random.key` or a `jax.random.PRNGKey`. It may be traced: made from the key of each member
+        inside `jax.vmap`, every member of a population draws by itself.
 
     Returns:
       A `typing.StatefulWeighting` for any number of tasks. Its weights sum to what those of `weighting` do.
