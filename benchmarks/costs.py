@@ -32,163 +32,50 @@ work (R = 64 rows against 16 steps), and for 8 tasks (by a tenth) and 16 tasks w
 
 import argparse
 import json
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 import mtlgrad_jax as mtl
-from benchmarks.timing import machine, medians, waiting
+from benchmarks import small_networks as networks
+from benchmarks.small_networks import keys, normal
+from benchmarks.timing import machine, medians, tried, waiting
 from mtlgrad_jax.jacobians import per_example, structured
 
 RESULTS = Path(__file__).parent / "results"
+RATE = 1e-3
 
 
 class Program(NamedTuple):
     """Something to be timed beside a plain step."""
 
     run: Callable[..., Any]
-    reach: float | None  # plain steps
-    gram: bool  # whether it returns the Gram matrix, whose error is measured
+    reach: float | Callable[[dict[str, float]], float] | None = None  # plain steps, maybe from those of the others
+    gram: bool = False  # whether it returns the Gram matrix, whose error is measured
 
 
 class Setting(NamedTuple):
     """A network, its data and what is computed of it."""
 
     name: str
-    losses: Callable[..., jax.Array]  # (params, data) -> (R,)
-    args: tuple[Any, Any]
+    losses: Callable[..., jax.Array] | None  # (params, data) -> (R,), whose Gram matrix is known in float64
+    args: tuple[Any, ...]
+    plain: Callable[..., Any]  # what is the unit
     programs: dict[str, Program]
-    peer: Callable[[], Any] | None = None  # eager
+    peers: dict[str, Callable[[], Any]] = {}  # eager
+    donated: tuple[int, ...] = ()  # arguments that a step replaces by its results
 
 
-def dense(params, x):
-    for kernel, bias in params[:-1]:
-        x = jax.nn.relu(x @ kernel + bias)
-    return x @ params[-1][0] + params[-1][1]
-
-
-def convolutional(params, image):
-    image = image.reshape(1, 16, 16, 3)
-    for kernel in params["convolutions"]:
-        image = lax.conv_general_dilated(image, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        image = jax.nn.relu(image)
-    return image.reshape(-1) @ params["head"]
-
-
-def transformer(params, tokens):
-    for layer in params["layers"]:
-        query, key, value = (jnp.einsum("td,dhk->htk", layer_norm(tokens), layer[name]) for name in ("q", "k", "v"))
-        mixed = jax.nn.softmax(query @ key.transpose(0, 2, 1) / key.shape[-1] ** 0.5) @ value
-        tokens = tokens + jnp.einsum("htk,hkd->td", mixed, layer["out"])
-        tokens = tokens + jax.nn.gelu(layer_norm(tokens) @ layer["up"]) @ layer["down"]
-    return tokens.mean(0) @ params["head"]
-
-
-def layer_norm(tokens):
-    return (tokens - tokens.mean(-1, keepdims=True)) * lax.rsqrt(tokens.var(-1, keepdims=True) + 1e-3)
-
-
-def gated(params, tokens):
-    def cell(hidden, token):
-        reset, update = jnp.split(jax.nn.sigmoid(token @ params["gates_in"] + hidden @ params["gates"]), 2)
-        new = jnp.tanh(token @ params["new_in"] + (reset * hidden) @ params["new"])
-        return update * hidden + (1 - update) * new, None
-
-    return lax.scan(cell, jnp.zeros(params["new"].shape[0]), tokens)[0] @ params["head"]
-
-
-def normal(key, *shape, fan_in=None):
-    return jax.random.normal(key, shape) * (1 / (fan_in or shape[0])) ** 0.5
-
-
-def keys(count):
-    return iter(jax.random.split(jax.random.key(0), count))
-
-
-def mlp_params(width):
-    key, sizes = keys(4), [64, width, width, width, 10]
-    return [(normal(next(key), m, n) * 2**0.5, jnp.zeros(n)) for m, n in zip(sizes, sizes[1:], strict=False)]
-
-
-def cnn_params(width):
-    key, sizes = keys(4), [3, width, width, width]
-    kernels = [normal(next(key), 3, 3, m, n, fan_in=4 * m) for m, n in zip(sizes, sizes[1:], strict=False)]
-    return {"convolutions": kernels, "head": normal(next(key), 4 * width, 10)}
-
-
-def transformer_params(width):
-    key, heads = keys(16), 4
-
-    def layer():
-        split = {name: normal(next(key), width, heads, width // heads) for name in ("q", "k", "v")}
-        ends = {"up": normal(next(key), width, 4 * width), "down": normal(next(key), 4 * width, width)}
-        return split | ends | {"out": normal(next(key), heads, width // heads, width, fan_in=width)}
-
-    return {"layers": [layer(), layer()], "head": normal(next(key), width, 10)}
-
-
-def gru_params(width):
-    key = keys(5)
-    kernels = {"gates_in": normal(next(key), 64, 2 * width), "gates": normal(next(key), width, 2 * width)}
-    return kernels | {
-        "new_in": normal(next(key), 64, width),
-        "new": normal(next(key), width, width),
-        "head": normal(next(key), width, 10),
-    }
-
-
-def of_examples(name, network, params, shape, num_examples, reach=(None, None), peer=None):
-    """Return the setting of a classifier with one row of J for every example."""
-    key = keys(2)
-    data = (jax.random.normal(next(key), (num_examples, *shape)), jax.random.randint(next(key), (num_examples,), 0, 10))
-
-    def loss_fn(params, example):
-        x, label = example
-        return -jax.nn.log_softmax(network(params, x))[label]
-
-    def gram(params, data):
-        return per_example.linearize(loss_fn, params, data)[1].gram()
-
-    def update(params, data):
-        _, jac = per_example.linearize(loss_fn, params, data)
-        gram = jac.gram()
-        return jac.combine(gram[0] / jnp.max(jnp.diagonal(gram)))
-
-    return Setting(
-        f"{name}, {num_examples} examples",
-        lambda params, data: jax.vmap(loss_fn, (None, 0))(params, data),
-        (params, data),
-        {"Gram matrix": Program(gram, reach[0], True), "and an update": Program(update, reach[1], False)},
-        peer and peer(params, data),
-    )
-
-
-def engine(params, data):
-    """Return a call of TorchJD's Engine on the same MLP, None where it is not installed."""
-    try:
-        import torch
-        from torchjd.autogram import Engine
-    except ImportError:
-        return None
-    layers = []
-    for kernel, bias in params:
-        layers += [torch.nn.Linear(*kernel.shape), torch.nn.ReLU()]
-        layers[-2].weight.data = torch.tensor(np.asarray(kernel).T.copy())
-        layers[-2].bias.data = torch.tensor(np.asarray(bias))
-    model = torch.nn.Sequential(*layers[:-1])
-    gramian = Engine(model, batch_dim=0)
-    x, labels = torch.tensor(np.asarray(data[0])), torch.tensor(np.asarray(data[1])).long()
-    losses = torch.nn.CrossEntropyLoss(reduction="none")
-    return lambda: gramian.compute_gramian(losses(model(x), labels)).numpy()
-
-
-def of_tasks(width, batch, num_tasks, reach):
-    """Return the setting of heads on a trunk, one batch for all."""
+def trunk_and_heads(width, batch, num_tasks):
+    """Return losses of T heads on a trunk of three layers, parameters and one batch for all."""
     key = keys(6)
     trunk = [normal(next(key), width, width) * 2**0.5 for _ in range(3)]
     params = {"trunk": trunk, "heads": normal(next(key), width, num_tasks)}
@@ -200,30 +87,214 @@ def of_tasks(width, batch, num_tasks, reach):
             x = jax.nn.relu(x @ kernel)
         return jnp.mean((x @ params["heads"] - y) ** 2, axis=0)
 
-    def gram(params, data):
-        return structured.linearize(losses_fn, params, data)[1].gram()
+    return losses_fn, params, data
 
-    def mgda(chunk_size):
-        def run(params, data):
-            _, jac = structured.linearize(losses_fn, params, data, chunk_size=chunk_size)
-            return jac.combine(mtl.weightings.mgda(jac.scaled_gram()[0]))
 
-        return run
+def summed(losses):
+    """Return the plain step: the summed losses and their gradient."""
+    return jax.value_and_grad(lambda params, data: jnp.sum(losses(params, data)))
 
-    programs = {"Gram matrix": Program(gram, None, True), "mgda": Program(mgda(None), reach, False)}
-    programs["mgda, 4 tasks at a time"] = Program(mgda(4), reach, False)
-    return Setting(f"{num_tasks} tasks, trunk 3 × {width}, batch {batch}", losses_fn, (params, data), programs)
+
+def descend(params, direction):
+    return jax.tree.map(lambda p, u: p - RATE * u, params, direction)
+
+
+def of_losses_only(width, batch, num_tasks):
+    """Return the setting of methods that look at losses only, everything that is returned included."""
+    losses_fn, params, data = trunk_and_heads(width, batch, num_tasks)
+    methods = {"famo": mtl.weightings.famo(), "stch": mtl.weightings.stch, "geometric": mtl.weightings.geometric}
+    run = lambda weighting: lambda params, data: mtl.descent_direction(losses_fn, params, weighting, data)
+    programs = {name: Program(run(weighting), 1.1) for name, weighting in methods.items()}
+    return Setting(f"losses only, {num_tasks} tasks", None, (params, data), summed(losses_fn), programs)
+
+
+def of_every_k(width, batch, num_tasks, k=10):
+    """Return the setting of k steps of SGD, their weights from each step or from the first."""
+    losses_fn, params, data = trunk_and_heads(width, batch, num_tasks)
+
+    def plain(params, data):
+        step = lambda params, _: (descend(params, summed(losses_fn)(params, data)[1]), None)
+        return lax.scan(step, params, length=k)[0]
+
+    def steps(weighting, params, data):
+        def step(carry, _):
+            params, memory = carry
+            _, u, info = mtl.descent_direction(losses_fn, params, weighting, data, method="structured", memory=memory)
+            return (descend(params, u), info.memory), info.weights
+
+        memory = weighting.init(num_tasks) if weighting is every else ()
+        return lax.scan(step, (params, memory), length=k)
+
+    every = mtl.weightings.every_k(mtl.weightings.mgda, k)
+    programs = {
+        "mgda": Program(partial(steps, mtl.weightings.mgda)),
+        "mgda, weights every 10": Program(partial(steps, every), lambda passes: 1.25 * (passes["mgda"] + k - 1) / k),
+    }
+    return Setting(f"{k} steps, {num_tasks} tasks", None, (params, data), plain, programs)
+
+
+def of_examples(name, network, params, shape, num_examples, whole=False):
+    """Return the setting of a classifier with one row of J for every example."""
+    key = keys(2)
+    data = (jax.random.normal(next(key), (num_examples, *shape)), jax.random.randint(next(key), (num_examples,), 0, 10))
+
+    def loss_fn(params, example):
+        x, label = example
+        return -jax.nn.log_softmax(network(params, x))[label]
+
+    losses = lambda params, data: jax.vmap(loss_fn, (None, 0))(params, data)
+    gram = lambda params, data: per_example.linearize(loss_fn, params, data)[1].gram()
+
+    def update(params, data):
+        _, jac = per_example.linearize(loss_fn, params, data)
+        gram = jac.gram()
+        return jac.combine(gram[0] / jnp.max(jnp.diagonal(gram)))
+
+    programs = {"Gram matrix": Program(gram, 2.0, True), "and an update": Program(update, 4.0)}
+    if whole:
+        ready = jax.jit(gram)(params, data)
+        programs["UPGrad's weights alone"] = Program(lambda *_: mtl.weightings.upgrad(lax.optimization_barrier(ready)))
+        reach = lambda passes: 4 + passes["UPGrad's weights alone"]
+        programs["UPGrad's direction"] = Program(
+            lambda params, data: mtl.descent_direction(
+                loss_fn, params, mtl.weightings.upgrad, data, method="per_example"
+            ),
+            reach,
+        )
+    peers = torch_peers(network, params, data, whole)
+    return Setting(f"{name}, {num_examples} examples", losses, (params, data), summed(losses), programs, peers)
+
+
+def torch_peers(network, params, data, whole):
+    """Return what TorchJD's Engine does on the same network, nothing where it is not installed."""
+    try:
+        import torch
+        from torchjd.aggregation import UPGradWeighting
+        from torchjd.autogram import Engine
+    except ImportError:
+        return {}
+    model = networks.in_torch(network, params)
+    engine, weighting = Engine(model, batch_dim=0), UPGradWeighting()
+    x, labels = torch.tensor(np.asarray(data[0])), torch.tensor(np.asarray(data[1])).long()
+    loss_fn = torch.nn.CrossEntropyLoss(reduction="none")
+    losses = lambda: loss_fn(model(x), labels)
+
+    def direction():
+        model.zero_grad()
+        values = losses()
+        values.backward(weighting(engine.compute_gramian(values)))
+
+    peers = {"TorchJD's Engine": lambda: engine.compute_gramian(losses()).numpy()}
+    return peers | {"TorchJD's direction": direction} if whole else peers
+
+
+def of_tasks(width, batch, num_tasks, reach):
+    """Return the setting of tasks on one batch."""
+    losses_fn, params, data = trunk_and_heads(width, batch, num_tasks)
+    gram = lambda params, data: structured.linearize(losses_fn, params, data)[1].gram()
+
+    def mgda(chunk_size, params, data):
+        _, jac = structured.linearize(losses_fn, params, data, chunk_size=chunk_size)
+        return jac.combine(mtl.weightings.mgda(jac.scaled_gram()[0]))
+
+    programs = {"Gram matrix": Program(gram, None, True), "mgda": Program(partial(mgda, None), reach)}
+    programs["mgda, 4 tasks at a time"] = Program(partial(mgda, 4), reach)
+    name = f"{num_tasks} tasks, trunk 3 × {width}, batch {batch}"
+    return Setting(name, losses_fn, (params, data), summed(losses_fn), programs)
+
+
+def of_a_table(num_rows, width, batch, num_tasks=3):
+    """Return the setting of a step of SGD on a table of which the batch looks up a few rows."""
+    key = keys(5)
+    head = normal(next(key), 2 * width, 64), normal(next(key), 64, num_tasks)
+    params = {"table": 0.1 * normal(next(key), num_rows, width, fan_in=1), "head": head}
+    numbers = jax.random.randint(next(key), (batch, 2), 0, num_rows)  # of a user and of a thing
+    data = numbers, normal(next(key), batch, num_tasks, fan_in=1)
+
+    def losses_fn(params, data):
+        numbers, y = data
+        x = params["table"][numbers].reshape(batch, -1)
+        return jnp.mean((jax.nn.relu(x @ params["head"][0]) @ params["head"][1] - y) ** 2, axis=0)
+
+    def plain(params, data):
+        return descend(params, summed(losses_fn)(params, data)[1])
+
+    def dense(method, params, data):
+        return descend(params, mtl.descent_direction(losses_fn, params, mtl.weightings.mgda, data, method=method)[1])
+
+    def touched(params, data):
+        """The rows that the batch looks up, each once, are the leaf; the rest of the table is never read."""
+        numbers, y = data
+        distinct, places = jnp.unique(numbers, return_inverse=True, size=numbers.size, fill_value=num_rows)
+        small = params | {"table": params["table"].at[distinct].get(mode="fill", fill_value=0)}
+        small_data = places.reshape(numbers.shape), y
+        u = mtl.descent_direction(losses_fn, small, mtl.weightings.mgda, small_data, method="structured")[1]
+        table = params["table"].at[distinct].add(-RATE * u.pop("table"), mode="drop")
+        return {"table": table, "head": descend(params["head"], u["head"])}
+
+    programs = {f"mgda, {way}": Program(partial(dense, way)) for way in ("stacked", "structured")}
+    programs["mgda, touched rows as the leaf"] = Program(touched, 0.1)
+    name = f"table of {num_rows} × {width}, batch {batch}, {num_tasks} tasks"
+    return Setting(name, None, (params, data), plain, programs, donated=(0,))
+
+
+def of_a_population(num_members, num_tasks=3, width=64, batch=64):
+    """Return the setting of steps of Adam for seeds of a small network, beside those of the summed loss."""
+    key = keys(5)
+    data = normal(next(key), batch, 32, fan_in=1), normal(next(key), batch, num_tasks, fan_in=1)
+    shapes = ((32, width), (width, width), (width, num_tasks))
+    params = [normal(next(key), num_members, m, n, fan_in=m) for m, n in shapes]
+
+    def losses_fn(params, data):
+        x, y = data
+        for kernel in params[:-1]:
+            x = jnp.tanh(x @ kernel)
+        return jnp.mean((x @ params[-1] - y) ** 2, axis=0)
+
+    def step(transform, params, data):
+        tx = optax.chain(*transform, optax.adam(RATE))
+        if transform:
+            _, grads = mtl.task_value_and_grad(losses_fn)(params, data)
+        else:
+            _, grads = summed(losses_fn)(params, data)
+        return optax.apply_updates(params, tx.update(grads, tx.init(params), params)[0])
+
+    def population(transform, params, data):
+        return jax.vmap(partial(step, transform), (0, None))(params, data)
+
+    def alone(transform, params, data):
+        return step(transform, [leaf[0] for leaf in params], data)
+
+    programs = {}
+    for name, transform in {"sum": (), "mean": (mtl.mean(),), "mgda": (mtl.mgda(),)}.items():
+        programs[f"{name}, one seed"] = Program(partial(alone, transform))
+        programs[f"{name}, all seeds"] = Program(partial(population, transform))
+    return Setting(f"{num_members} seeds", None, (params, data), partial(alone, ()), programs)
+
+
+def losses_only(quick):
+    for num_tasks in (3,) if quick else (2, 8, 40):
+        yield of_losses_only(16 if quick else 1024, 8 if quick else 256, num_tasks)
+
+
+def every_k(quick):
+    for num_tasks in (3,) if quick else (2, 8, 16):
+        yield of_every_k(16 if quick else 1024, 8 if quick else 256, num_tasks)
 
 
 def examples(quick):
-    sizes = (8,) if quick else (32, 128, 256)
     width = 16 if quick else 512
-    for size in sizes:
-        yield of_examples("MLP", dense, mlp_params(width), (64,), size, (2.0, 4.0), engine)
+    for size in (8,) if quick else (32, 128, 256):
+        yield of_examples("MLP", networks.dense, networks.dense_params(width), (64,), size, whole=size == 32)
     size, width = (4, 8) if quick else (64, 32)
-    yield of_examples("CNN", convolutional, cnn_params(width), (16 * 16 * 3,), size, (2.0, 4.0))
-    yield of_examples("transformer", transformer, transformer_params(4 * width), (32, 4 * width), size, (2.0, 4.0))
-    yield of_examples("GRU", gated, gru_params(4 * width), (16, 64), size, (2.0, 4.0))
+    for name, network, params, shape in (
+        ("CNN", networks.convolutional, networks.convolutional_params(width), (16 * 16 * 3,)),
+        ("transformer", networks.transformer, networks.transformer_params(4 * width), (32, 4 * width)),
+        ("GRU", networks.gated, networks.gated_params(4 * width), (16, 64)),
+    ):
+        yield of_examples(name, network, params, shape, size)
+    size = 4 if quick else 32
+    yield of_examples("CIFAR-10 network", networks.grouped, networks.grouped_params(), (32 * 32 * 3,), size, whole=True)
 
 
 def tasks(quick):
@@ -231,34 +302,66 @@ def tasks(quick):
         yield of_tasks(32 if quick else 1024, 8 if quick else 256, num_tasks, reach)
 
 
-STUDIES = {"examples": examples, "tasks": tasks}
+def table_rows(quick):
+    yield of_a_table(1000 if quick else 1_000_000, 8 if quick else 32, 16 if quick else 256)
+
+
+def populations(quick):
+    for num_members in (2,) if quick else (4, 16):
+        yield of_a_population(num_members)
+
+
+STUDIES = {
+    "losses": losses_only,
+    "every_k": every_k,
+    "examples": examples,
+    "tasks": tasks,
+    "table": table_rows,
+    "populations": populations,
+}
 
 
 def measure(setting, rounds, budget):
     """Return one row for every program of a setting."""
-    total = lambda params, data: jnp.sum(setting.losses(params, data))
-    functions = {"plain step": jax.value_and_grad(total)} | {name: p.run for name, p in setting.programs.items()}
-    programs = {name: jax.jit(function).lower(*setting.args).compile() for name, function in functions.items()}
-    calls = {name: waiting(program, *setting.args) for name, program in programs.items()}
-    if setting.peer is not None:
-        calls["TorchJD's Engine"] = setting.peer
+    functions = {"plain step": setting.plain} | {name: p.run for name, p in setting.programs.items()}
+    compiled = {
+        name: jax.jit(function, donate_argnums=setting.donated).lower(*setting.args).compile()
+        for name, function in functions.items()
+    }
+    calls = {name: call_of(setting, program) for name, program in compiled.items()} | setting.peers
     seconds = medians(calls, rounds, budget)
+    passes = {name: value / seconds["plain step"] for name, value in seconds.items()}
     wanted = exact_gram(setting)
     rows = []
     for name, value in seconds.items():
-        row = {"setting": setting.name, "what": name, "ms": value * 1e3, "passes": value / seconds["plain step"]}
-        if name in programs:
-            row["MB"] = programs[name].memory_analysis().temp_size_in_bytes / 2**20
+        row = {"setting": setting.name, "what": name, "ms": value * 1e3, "passes": passes[name]}
+        if name in compiled:
+            row["MB"] = compiled[name].memory_analysis().temp_size_in_bytes / 2**20
         if name in setting.programs:
-            row["reach"] = setting.programs[name].reach
-        if wanted is not None and (name == "TorchJD's Engine" or name in programs and name == "Gram matrix"):
+            reach = setting.programs[name].reach
+            row["reach"] = reach(passes) if callable(reach) else reach
+        if wanted is not None and (name == "TorchJD's Engine" or name in compiled and name == "Gram matrix"):
             row["error"] = relative_error(np.asarray(calls[name]()), wanted)
         rows.append(row)
     return rows
 
 
+def call_of(setting, program):
+    """Return a call that waits; what is donated is replaced by the result, as a training loop does."""
+    if not setting.donated:
+        return waiting(program, *setting.args)
+    held = [jax.tree.map(jnp.copy, setting.args[0])]
+
+    def call():
+        held[0] = jax.block_until_ready(program(held[0], *setting.args[1:]))
+
+    return call
+
+
 def exact_gram(setting, limit=2**28):
     """Return the products of the gradients in float64, None where the gradients take too much memory."""
+    if setting.losses is None:
+        return None
     rows = jax.eval_shape(jax.jacrev(setting.losses), *setting.args)
     if sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(rows)) > limit:
         return None
@@ -272,7 +375,37 @@ def relative_error(gram, wanted):
     return float(np.max(np.abs(gram - wanted) / np.outer(lengths, lengths)))
 
 
-COLUMNS = {"ms": "{:.2f}", "passes": "{:.2f}", "reach": "{:.0f}", "MB": "{:.1f}", "error": "{:.0e}"}
+def compilation(num_leaves, num_tasks=8):
+    """Return seconds of processor time to trace, lower and compile a first update of many small leaves."""
+    shapes = [(10, 10 + index % 7) for index in range(num_leaves)]
+    params, stacks = [jnp.ones(shape) for shape in shapes], [jnp.ones((num_tasks, *shape)) for shape in shapes]
+
+    def seconds(transform, grads):
+        state, start = transform.init(params), time.process_time()
+        jax.jit(transform.update).lower(grads, state).compile()
+        return time.process_time() - start
+
+    row = {"leaves": num_leaves, "adam": seconds(optax.adam(RATE), params)}
+    row |= {name: seconds(getattr(mtl, name)(num_tasks=num_tasks), stacks) for name in ("mean", "mgda")}
+    jax.clear_caches()
+    return row
+
+
+def huge_leaf(num_entries, num_tasks=4):
+    """Return the temporaries of an update of one leaf, from the compiled program; nothing is run."""
+    transform = mtl.mgda(num_tasks=num_tasks)
+    state = transform.init(jnp.zeros(1))
+    stack = jax.ShapeDtypeStruct((num_tasks, num_entries), jnp.float32)
+    used = jax.jit(transform.update).lower(stack, state).compile().memory_analysis()
+    gigabyte = 2**30
+    return {
+        "shape": [num_tasks, num_entries],
+        "J GB": 4 * num_tasks * num_entries / gigabyte,
+        "temporaries GB": used.temp_size_in_bytes / gigabyte,
+    }
+
+
+COLUMNS = {"ms": "{:.2f}", "passes": "{:.2f}", "reach": "{:.2f}", "MB": "{:.1f}", "error": "{:.0e}"}
 
 
 def table(rows):
@@ -288,21 +421,85 @@ def table(rows):
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
+def verdict(what, value, reach, more_is_better=False):
+    """Say whether a line was reached, or by how much it was missed."""
+    over = reach / value if more_is_better else value / reach
+    outcome = "met" if over <= 1 else f"missed by {over - 1:.0%}"
+    return {"line": what, "value": round(value, 3), "reach": round(reach, 3), "outcome": outcome}
+
+
+def verdicts(rows, compiled, leaf):
+    """Return one verdict for every line."""
+    at = {(row["setting"], row["what"]): row for row in rows}
+    found = [
+        verdict(f"{row['setting']}: {row['what']}, plain steps", row["passes"], row["reach"])
+        for row in rows
+        if row.get("reach") is not None
+    ]
+    for (setting, what), row in at.items():
+        if what == "TorchJD's Engine":
+            times = row["ms"] / at[setting, "Gram matrix"]["ms"]
+            found.append(verdict(f"{setting}: Gram matrix, times as fast as TorchJD's Engine", times, 20, True))
+        if what == "mgda, all seeds":
+            ratio = {
+                name: at[setting, f"{name}, all seeds"]["ms"] / at[setting, f"{name}, one seed"]["ms"]
+                for name in ("sum", "mgda")
+            }
+            line = f"{setting} by vmap: mgda, single runs (1.15 × the sum's {ratio['sum']:.1f})"
+            found.append(verdict(line, ratio["mgda"], 1.15 * ratio["sum"]))
+    grams = [row for row in rows if row["what"] == "Gram matrix" and "trunk" in row["setting"]]
+    if len(grams) > 1:
+        (first, last), counts = (grams[0], grams[-1]), [int(row["setting"].split()[0]) for row in grams]
+        growth = (last["MB"] - first["MB"]) / (counts[-1] - counts[0])
+        found.append(verdict("temporaries per task, MB (a gradient has 12)", growth, 12))
+    found += [
+        verdict(f"{row['leaves']} leaves: mgda to compile, of Adam's", row["mgda"] / row["adam"], 1.5)
+        for row in compiled
+    ]
+    found += (
+        [verdict("one leaf (4, 1e8): temporaries, of J", leaf["temporaries GB"] / leaf["J GB"], 0.01)] if leaf else []
+    )
+    return found
+
+
+ELSEWHERE = """\
+solver latency: benchmarks/solver_vs_peers.py; whole updates on ready stacks: benchmarks/aggregation_vs_torchjd.py
+agreement with jax.jacrev: tests/jacobians; counts: tests/test_only_what_is_needed.py, tests/test_costs.py
+GPU: not measured (benchmarks/gpu.py)"""
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="toy sizes, one round")
-    parser.add_argument("--only", choices=STUDIES, help="one study")
+    parser.add_argument("--only", nargs="+", choices=[*STUDIES, "compile"], help="some studies")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
+    jax.config.update("jax_enable_compilation_cache", False)
     rounds, budget = (1, 0) if options.quick else (7, 0.02)
-    chosen = [options.only] if options.only else list(STUDIES)
-    rows = [
-        row for name in chosen for setting in STUDIES[name](options.quick) for row in measure(setting, rounds, budget)
-    ]
+    chosen = options.only or [*STUDIES, "compile"]
+    rows = []
+    for name in STUDIES:
+        for setting in STUDIES[name](options.quick) if name in chosen else ():
+            rows += measure(setting, rounds, budget)
+            print(setting.name, flush=True)
+    compiled, leaf = [], None
+    if "compile" in chosen:
+        compiled = [compilation(count) for count in ((3,) if options.quick else (100, 500, 2000))]
+        leaf = huge_leaf(10**5 if options.quick else 10**8)
+    found = verdicts(rows, compiled, leaf)
     options.out.mkdir(parents=True, exist_ok=True)
-    stored = {"machine": machine(), "rows": rows}
+    stored = {"machine": machine(), "rows": rows, "compilation": compiled, "huge leaf": leaf, "reach": found}
     (options.out / "costs.json").write_text(json.dumps(stored, indent=1) + "\n")
     print(table(rows))
+    for row in compiled:
+        print(
+            f"{row['leaves']:5d} leaves, s to compile: "
+            + ", ".join(f"{k} {row[k]:.2f}" for k in ("adam", "mean", "mgda"))
+        )
+    print(f"one leaf: {leaf}")
+    print("\n".join(f"{row['line']}: {row['value']} (reach {row['reach']}), {row['outcome']}" for row in found))
+    print(ELSEWHERE)
+    print(tried(__doc__))
 
 
 if __name__ == "__main__":
