@@ -171,8 +171,8 @@ def linearize(
       >>> jac.report()
       {'bias': 'row by row: enters add', 'kernel': 'layer by layer: 1 × dot_general'}
 
-      The Gram matrix of a table comes from the rows that are looked up, but u is as large as the table. Of a million rows
-      make those of the batch, each once, the leaf, and put them back; moments of an optimiser go the same way.
+      The Gram matrix of a table comes from the rows that are looked up, but u is as large as the table. Of a million
+      rows make those of the batch, each once, the leaf, and put them back; moments of an optimiser go the same way.
 
       >>> table, numbers = jnp.zeros((1000, 2)), jnp.array([3, 7, 3])
       >>> touched, places = jnp.unique(numbers, return_inverse=True, size=3, fill_value=1000)
