@@ -279,3 +279,14 @@ def test_any_solver_of_the_family_trains(solver):
 def test_bad_options_are_one_clear_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_many_small_leaves_are_asked_together_for_what_is_not_finite():
+    """XLA takes a compilation more than proportional to the number of leaves; several devices may split each leaf."""
+    rows = [jnp.ones((2, 3, width)) for width in range(1, 41)]
+    program = jax.make_jaxpr(lambda rows: mtl.mean(2).update(rows, mtl.mean(2).init([row[0] for row in rows]))[1])(rows)
+    found = str(program).count("reduce_and")
+    assert found == (1 if jax.device_count() == 1 else len(rows))
+    broken = [*rows[:-1], rows[-1].at[1, 2, 3].set(jnp.inf)]
+    _, state = mtl.mean(2).update(broken, mtl.mean(2).init([row[0] for row in rows]))
+    np.testing.assert_array_equal(state.num_nonfinite, [0, 1])
