@@ -8,7 +8,7 @@ drawn anew in every step as Latin hypercubes; three losses; 5000 steps of Adam a
 of SGD at 5e-4. Two of ours with the rate of ConFIG: `upgrad`, and `primary_aux` with the sum as the primary and both
 conditions as auxiliaries. Six ways to weigh the losses that others use for physics are there for comparison, with the
 rate of ConFIG too: gradient norms, traces of the neural tangent kernel and annealing, computed every 25 steps and
-averaged with .9, ReLoBRaLo, SoftAdapt (normalised) and self-adaptive weights. Judged on the published grid of 256 × 100
+averaged from one with .9, ReLoBRaLo, SoftAdapt (normalised) and self-adaptive weights. Judged on the published grid of 256 × 100
 points by the best network, looked for every 25 steps (published: every step), against Cole and Hopf's formula
 (published: a simulation).
 

@@ -74,8 +74,8 @@ def handed(gram: jax.Array, *, fresh: jax.Array) -> jax.Array:
 
 
 def averaged(weighting, *, every: int = 1):
-    """Average weights as jaxpi does, with .9 for those of before, each time that they are computed."""
-    return mtl.weightings.every_k(mtl.weightings.smoothed(weighting, alpha=0.9), every)
+    """Average weights as jaxpi does, from one and with .9 for those of before, each time that they are computed."""
+    return mtl.weightings.every_k(mtl.weightings.smoothed(weighting, alpha=0.9, start=1.0), every)
 
 
 def kernel_traces(residuals, params, points) -> jax.Array:

@@ -161,6 +161,60 @@ def test_a_population_saves_too():
     np.testing.assert_allclose(info.weights[1], alone[2].weights, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["stacked", "matrix_free", "structured"])
+def test_a_population_pays_for_no_rescue_that_nobody_needs(method):
+    """Under `vmap` the rescue from over- and underflow stays a branch, which costs as much as what it rescues."""
+    direction = lambda params: mtl.descent_direction(losses_fn, params, mtl.weightings.mgda, method=method)
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), PARAMS)
+    alone = count(direction, PARAMS, inside_branches=False)
+    assert count(jax.vmap(direction), params, inside_branches=False) <= 2 * (alone + SMALL)
+    scales = jnp.array([1.0, 1e-25])  # of which the second needs it
+    scaled = lambda scale: mtl.descent_direction(
+        lambda params: scale * losses_fn(params), PARAMS, mtl.weightings.mgda, method=method
+    )[2]
+    info = jax.vmap(scaled)(scales)
+    np.testing.assert_array_equal(info.log2_scale == 0, [True, False])
+    np.testing.assert_allclose(info.weights[1], info.weights[0], atol=1e-4)
+
+
+def test_a_population_that_accumulates_weighs_only_with_the_last_batch():
+    tx = mtl.accumulate(mtl.mgda(T), 2, T)
+    rows = jnp.asarray(RNG.standard_normal((2, T, 1000)), jnp.float32)
+    state = jax.vmap(tx.init)(rows[:, 0])
+    update = jax.vmap(lambda rows, state: tx.update(rows, state))
+    assert count(update, rows, state, inside_branches=False) == 0
+    assert count(update, rows, state) > 2 * rows.size
+    state = state._replace(micro_step=jnp.array([0, 1], jnp.int32))
+    updates, _ = update(rows, state)
+    assert not np.any(updates[0]) and np.any(updates[1])
+
+
+def test_a_table_costs_the_rows_that_the_batch_touches():
+    """Each of them once as a leaf: the same direction, and in a step with the table donated nothing of its size."""
+    num_rows, numbers = 4096, jnp.asarray(RNG.integers(0, 4096, 16)).at[1].set(7).at[2].set(7)
+    table = jnp.asarray(RNG.standard_normal((num_rows, WIDTH)), jnp.float32)
+
+    def losses_of(rows, places):
+        return losses_fn(PARAMS) + jnp.mean((jnp.tanh(rows[places]) @ PARAMS["heads"] - Y) ** 2, axis=0)
+
+    def by_rows(table, numbers):
+        distinct, places = jnp.unique(numbers, return_inverse=True, size=numbers.size, fill_value=num_rows)
+        rows = table.at[distinct].get(mode="fill", fill_value=0)
+        _, u, info = mtl.descent_direction(losses_of, rows, mtl.weightings.mgda, places, method="structured")
+        return table.at[distinct].add(-u, mode="drop"), info.gram
+
+    def whole(table, numbers):
+        _, u, info = mtl.descent_direction(losses_of, table, mtl.weightings.mgda, numbers)
+        return table - u, info.gram
+
+    program = jax.jit(by_rows, donate_argnums=0).lower(table, numbers).compile()
+    assert program.memory_analysis().temp_size_in_bytes < table.nbytes / 2
+    assert program.cost_analysis()["bytes accessed"] < 2 * table.nbytes + 2**18
+    expected, found = whole(table, numbers), program(jnp.copy(table), numbers)
+    for ours, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_members_that_are_not_due_keep_their_weights_when_another_is():
     memory = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), EVERY.init(T))
     memory = memory._replace(count=jnp.array([0, 1]), weights=jnp.array([[0.0] * T, [1.0, 0.0, 0.0, 0.0]]))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mtlgrad_jax.ground.grams import check_memory, dot
 from mtlgrad_jax.ground.presence import everyone, only, stand_in
-from mtlgrad_jax.typing import PyTree, StatefulWeighting, Weighting, as_stateful
+from mtlgrad_jax.typing import PerTask, PyTree, StatefulWeighting, Weighting, as_stateful
 
 
 class SmoothedState(NamedTuple):
@@ -18,17 +18,21 @@ class SmoothedState(NamedTuple):
     inner: PyTree  # of the wrapped weighting
 
 
-def smoothed(weighting: Weighting | StatefulWeighting, *, alpha: float = 0.9) -> StatefulWeighting:
+def smoothed(
+    weighting: Weighting | StatefulWeighting, *, alpha: float = 0.9, start: PerTask | None = None
+) -> StatefulWeighting:
     """Average the weights of any weighting over the steps.
 
     On mini-batches the weights and the gradients that they multiply depend on the same noise, which biases the
     update; an average depends on it less.
 
-    λ̂(t) = α λ̂(t−1) + (1−α) λ(t),   λ̂(1) = λ(1)
+    λ̂(t) = α λ̂(t−1) + (1−α) λ(t),   λ̂(1) = λ(1) or, with a start, λ̂(0) = start
 
     Args:
       weighting: Any weighting.
       alpha: α, from 0 for no average to 1 for the weights of the first step for ever.
+      start: λ̂(0), a number or shape `(T,)`; by default the average begins with the first weights. The weights of
+        physics-informed networks begin at one, so that the first ones, which may be extreme, count by 1−α.
 
     Returns:
       A `typing.StatefulWeighting`. The weights sum to what those of `weighting` do. They keep its promises in
@@ -45,14 +49,15 @@ def smoothed(weighting: Weighting | StatefulWeighting, *, alpha: float = 0.9) ->
       Array([0.625, 0.375], dtype=float32)
 
     References:
-      Zhou et al. (CR-MOGM), NeurIPS 2022.
+      Zhou et al. (CR-MOGM), NeurIPS 2022; Wang et al., arXiv 2001.04536 and their jaxpi, for a start at one.
     """
     if isinstance(alpha, int | float) and not 0 <= alpha <= 1:
         raise ValueError(f"expected alpha between 0 and 1, got {alpha}.")
     inner = as_stateful(weighting)
 
     def init(num_tasks):
-        return SmoothedState(jnp.zeros(num_tasks), jnp.zeros(num_tasks, bool), inner.init(num_tasks))
+        weights = jnp.zeros(num_tasks) if start is None else jnp.zeros(num_tasks) + jnp.asarray(start, float)
+        return SmoothedState(weights, jnp.full(num_tasks, start is not None), inner.init(num_tasks))
 
     def update(gram, state, *, present=None, **extras):
         check_memory(state.weights, gram)

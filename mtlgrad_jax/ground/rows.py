@@ -4,8 +4,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from mtlgrad_jax.ground.leaves import at_least_single, contract, is_inexact, map_parts, parts, per_row, times, widest
+from mtlgrad_jax.ground.leaves import (
+    SMALL,
+    as_matrix,
+    at_least_single,
+    contract,
+    is_inexact,
+    is_small,
+    join,
+    map_parts,
+    parts,
+    per_row,
+    times,
+    widest,
+)
 from mtlgrad_jax.ground.members import rarely
 from mtlgrad_jax.ground.meshes import AxisName, all_of_pieces, check_axes, largest_of_pieces, sum_of_pieces
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
@@ -74,8 +88,17 @@ def rows_are_finite(task_grads: PyTree, *, axis_name: AxisName = None) -> jax.Ar
     """Tell for every task whether its gradient is finite, booleans of shape `(T,)`."""
     leaves = [leaf for leaf in jax.tree.leaves(task_grads) if is_inexact(leaf)]
     check_axes(leaves, axis_name)
-    flags = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
+    flags = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in _with_small_ones_joined(leaves)]
     return all_of_pieces(flags, axis_name)
+
+
+def _with_small_ones_joined(leaves):
+    """Return fewer leaves with the same rows, where a lone device holds them: XLA compiles each reader of each leaf."""
+    if jax.device_count() > 1:
+        return leaves
+    bundles = join([as_matrix(leaf) for leaf in leaves if is_small(leaf)], SMALL)
+    joined = [bundle[0] if len(bundle) == 1 else lax.concatenate(bundle, 1) for bundle in bundles]
+    return [leaf for leaf in leaves if not is_small(leaf)] + joined
 
 
 def inner_products(task_grads: PyTree, direction: PyTree, *, axis_name: AxisName = None) -> jax.Array:

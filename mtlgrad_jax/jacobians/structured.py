@@ -171,6 +171,16 @@ def linearize(
       >>> jac.report()
       {'bias': 'row by row: enters add', 'kernel': 'layer by layer: 1 × dot_general'}
 
+      The Gram matrix of a table comes from the rows that are looked up, but u is as large as the table. Of a million
+      rows make those of the batch, each once, the leaf, and put them back; moments of an optimiser go the same way.
+
+      >>> table, numbers = jnp.zeros((1000, 2)), jnp.array([3, 7, 3])
+      >>> touched, places = jnp.unique(numbers, return_inverse=True, size=3, fill_value=1000)
+      >>> rows = table.at[touched].get(mode="fill", fill_value=0)
+      >>> losses, jac = mtl.jacobians.structured.linearize(lambda rows: jnp.sum(rows[places], axis=0), rows)
+      >>> jac.gram()[0, 0], table.at[touched].add(-0.5 * jac.combine(jnp.ones(2)), mode="drop")[3]
+      (Array(5., dtype=float32), Array([-1., -1.], dtype=float32))
+
     References:
       Quinton & Rey, arXiv 2406.16232, section 6, for the Gram matrix without J; Goodfellow, arXiv 1510.01799, for
       the lengths of its rows.

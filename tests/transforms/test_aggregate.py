@@ -279,3 +279,13 @@ def test_any_solver_of_the_family_trains(solver):
 def test_bad_options_are_one_clear_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_many_small_leaves_are_asked_together_for_what_is_not_finite():
+    """XLA takes a compilation more than proportional to the number of leaves; several devices may split each leaf."""
+    tx, rows = mtl.mean(2), [jnp.ones((2, width)) for width in range(1, 9)]
+    state = tx.init([row[0] for row in rows])
+    found = str(jax.make_jaxpr(tx.update)(rows, state)).count("reduce_and")
+    assert found == (1 if jax.device_count() == 1 else len(rows))
+    _, state = jax.jit(tx.update)([*rows[:-1], rows[-1].at[1, 2].set(jnp.inf)], state)
+    np.testing.assert_array_equal(state.num_nonfinite, [0, 1])
