@@ -185,7 +185,7 @@ def test_one_sentence_without_matplotlib():
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == (
-        'ImportError: mtlgrad_jax.plots needs Matplotlib, which is not installed; in a checkout of mtlgrad_jax: pip install ".[plots]"'
+        'ImportError: mtlgrad_jax.plots needs Matplotlib; in a checkout of mtlgrad_jax: pip install ".[plots]"'
     )
 
 

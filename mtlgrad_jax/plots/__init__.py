@@ -20,7 +20,7 @@ try:
     import matplotlib  # noqa: F401
 except ModuleNotFoundError as missing:
     raise ImportError(
-        'mtlgrad_jax.plots needs Matplotlib, which is not installed; in a checkout of mtlgrad_jax: pip install ".[plots]"'
+        'mtlgrad_jax.plots needs Matplotlib; in a checkout of mtlgrad_jax: pip install ".[plots]"'
     ) from missing
 
 from mtlgrad_jax.plots._style import PALETTE
