@@ -125,6 +125,8 @@ def mgda(
 ) -> optax.GradientTransformationExtraArgs:
     """Follow the shortest convex combination of the task gradients, which hurts no task to first order.
 
+    That is said of the update that it hands on; `guard` says it of the step that an optimiser makes of it.
+
     Args:
       num_tasks: T, see `aggregate`.
       normalization: `"none"`, `"l2"`, `"loss"` or `"loss+"`, see `weightings.mgda`; the last two need
