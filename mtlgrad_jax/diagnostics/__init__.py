@@ -1,14 +1,14 @@
-"""Numbers that tell what a step did: pure functions of the Gram matrix and the weights.
+"""Numbers that tell what a step did: pure functions of the Gram matrix and the weights, or of the step.
 
 | question                                        | function               | of            | shape    |
 |-------------------------------------------------|------------------------|---------------|----------|
 | which gradients oppose each other?              | `cosines`, `conflicts` | gram          | `(T, T)` |
 | which are long, which are short?                | `relative_lengths`     | gram          | `(T,)`   |
 | does one drown another?                         | `magnitude_similarity` | gram          | `(T, T)` |
-| how fast does the step lower each loss?         | `progress`             | gram, weights | `(T,)`   |
-| how well does the step suit each task?          | `alignment`            | gram, weights | `(T,)`   |
-| which losses does it raise?                     | `hurt_tasks`           | gram, weights | `(T,)`   |
-| how many tasks make up the step?                | `effective_tasks`      | gram, weights | `()`     |
+| how fast does u = Jᵀw lower each loss?          | `progress`             | gram, weights | `(T,)`   |
+| how well does u suit each task?                 | `alignment`            | gram, weights | `(T,)`   |
+| which losses does u raise?                      | `hurt_tasks`           | gram, weights | `(T,)`   |
+| how many tasks make up u?                       | `effective_tasks`      | gram, weights | `()`     |
 | can all losses still fall together?             | `stationarity`         | gram, weights | `()`     |
 | all of this as a few scalars for a logger       | `summarize`            | gram, weights | `()` each|
 | and the step that is taken, behind momentum, …? | `step_cosines`, `hurt_by_step` | J, updates | `(T,)` |

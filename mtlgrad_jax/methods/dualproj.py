@@ -81,6 +81,8 @@ def dualproj(
 ) -> optax.GradientTransformationExtraArgs:
     """Follow the mean of the task gradients, made to hurt no task to first order.
 
+    That is said of the update that it hands on; `guard` says it of the step that an optimiser makes of it.
+
     Args:
       num_tasks: T, see `aggregate`.
       preference: p, shape `(T,)`; 1/T each by default.

@@ -127,6 +127,8 @@ def mgda(
 
     u = Σ αᵢgᵢ,   α = argmin_{α∈Δ} ‖Σ αᵢgᵢ‖²
 
+    That is said of the update that it hands on; `guard` says it of the step that an optimiser makes of it.
+
     Args:
       num_tasks: T. If given, it is checked, and the state keeps G, the weights and `gap`; see `aggregate`.
       normalization: `"none"`, `"l2"`, `"loss"` or `"loss+"`, see `weightings.mgda`; the last two need

@@ -69,6 +69,8 @@ def primary_aux(
 ) -> optax.GradientTransformationExtraArgs:
     """Follow the primary tasks and never hurt the auxiliary ones, to first order.
 
+    That is said of the update that it hands on; `guard` says it of the step that an optimiser makes of it.
+
     Args:
       num_tasks: T, see `aggregate`.
       num_primary: p, how many of the first rows are primaries; 1 to T.

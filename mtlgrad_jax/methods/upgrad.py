@@ -70,6 +70,8 @@ def upgrad(
 ) -> optax.GradientTransformationExtraArgs:
     """Follow the mean of the task gradients, each freed of its conflicts, which hurts no task to first order.
 
+    That is said of the update that it hands on; `guard` says it of the step that an optimiser makes of it.
+
     Args:
       num_tasks: T, see `aggregate`.
       preference: p, shape `(T,)`, non-negative; 1/T each by default.

@@ -53,7 +53,8 @@ def guard(
         to a tree of non-negative numbers like the parameters.
       protected: Which tasks: their numbers, or T booleans; all by default.
       progress: c, from 0 to 1: every protected loss falls at least c times as fast as along the best common
-        direction of the same length, whose worst cosine is κ.
+        direction of the same length, whose worst cosine is κ: a share that all can have at once, where shares of
+        what Δ itself gave to each may contradict each other.
       slack: δ, a number or one per task: by how much a loss may rise, relative to ‖gᵢ‖‖Δ‖.
       axis_name: See `aggregate`.
 
@@ -128,7 +129,8 @@ def guard_step(
     """Project an optimiser's update onto what hurts no protected task, whatever way J is held.
 
     For a loop of one's own, where gradients are never stacked: direction, own optimiser, guarded step. It costs
-    `jac.scaled_gram()`, one `jac.push`, and where a task objects one `jac.combine` and one more `push`.
+    `jac.scaled_gram()`, one `jac.push`, and where a task objects one `jac.combine`; where little of the step is left,
+    which cancellation makes inexact, one more `push`.
 
     Args:
       jac: A `typing.Jacobian`. One at a shared representation is taken at its parameters, where its Gram matrix

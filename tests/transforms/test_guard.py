@@ -118,6 +118,15 @@ def test_no_step_hurts_on_any_jacobian(name, num_tasks):
         assert np.linalg.norm(taken) <= np.linalg.norm(step) * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("name", ["gaussian", "opposed", "near_opposed", "spread_4"])
+def test_the_record_says_what_float64_says_of_the_step(name):
+    """Behind one projection it is computed from G, not read from J, unless little of the step is left."""
+    task_grads = draw(name, 5)
+    for seed in range(3):
+        taken, record = guarded(task_grads, jnp.asarray(against(task_grads, seed)))
+        np.testing.assert_allclose(record.cosines_after, cosines(task_grads, taken), atol=2e-6)
+
+
 @pytest.mark.standard_promotion
 def test_deterministic_quadratics_never_go_uphill_near_their_front():
     """Float32 loses the cone where gradients nearly oppose each other; then the step is refined, or stands still."""
