@@ -7,6 +7,8 @@ sin(πx)·sin(4πy), u = 0 on the boundary. Network 2-50-50-50-1 with tanh on co
 deviation; 1280 points inside and 128 on each side in every step; two losses; Adam at 1e-3, which falls by a tenth every
 1000 steps. The relative error on a grid of 100 × 100 points is that of the network with the least loss in any step.
 All 50000 steps, three seeds at 1e-3; published: ten seeds, the best of three rates (`--full` runs ten seeds).
+`--add` trains, on the first seed, the ways to weigh losses for physics that `burgers.py` names; they are not in the
+table either.
 
 Relative error of the solution, mean (and every seed), and how it compares with Adam's; a method "agrees" if it is on
 the published side of Adam (jax 0.10.2, CPU):
