@@ -242,3 +242,7 @@ def test_every_k_in_a_chain_computes_no_gram_matrix_in_between(inside):
     np.testing.assert_array_equal(state[0].weights, before)
     _, state = tx.update(rows[::-1], state, rows[0])
     assert np.abs(state[0].weights - before).max() > 1e-4
+    kept = state[0].weights
+    for refresh in (False, True):
+        _, after = tx.update(rows, state, rows[0], refresh=jnp.asarray(refresh))
+        assert np.any(after[0].weights != kept) == refresh
