@@ -5,12 +5,12 @@
 Six parts. (1) Losses 1 − exp(−‖x ∓ 1/√n‖²), n = 10, eight rays from (.01, .99) to (.99, .01), reference (1, 1), 3000
 steps of Adam with cosine decay from .02, beside libmoon's table (headed VLMOP1, a concave front). (2) The same with
 EPO, every member alone, from where its neighbour ended, or from the line through the last two: fewest steps a member
-that bring the mean angle below .1° and the hypervolume within .002 of the exact .2827. (3) Problems with a front
-in closed form, 1500 steps: the hypervolume that the members reach, of that of the whole front; for DTLZ2
-also of as many points where the rays meet the sphere. (4) Two overlapping digits, and sums of two signals of MNIST-1D, read by a
-trunk of 12 with two heads: 16 members from one start on the same 800 batches, hypervolume of their held-out losses
-below those of a guess, three seeds. (5) A step of K such members in one program, and K programs one after the other. (6) The collectives in a step of 16
-members over eight forced devices.
+that bring the mean angle below .1° and the hypervolume within .002 of the exact .2827. (3) Problems with a front in
+closed form, 1500 steps: the hypervolume that the members reach, of that of the whole front; for DTLZ2 also of as many
+points where the rays meet the sphere. (4) Two overlapping digits, and sums of two signals of MNIST-1D, read by a trunk
+of 12 with two heads: 16 members from one start on the same 800 batches, hypervolume of their held-out losses below
+those of a guess, three seeds. (5) A step of K such members in one program, and K programs one after the other. (6) The
+collectives in a step of 16 members over eight forced devices.
 
 Last run (jax 0.10.2, two cores of a CPU, busy with other work; part 5 in ratios only):
 
@@ -42,22 +42,22 @@ Last run (jax 0.10.2, two cores of a CPU, busy with other work; part 5 in ratios
     overlapping digits, hypervolume      > linear              3.280, linear 3.366 (1 of 3 seeds)       differs
     overlapping signals, epo             > linear              0.981, linear 0.973 (3 of 3 seeds)       agrees
     overlapping signals, hypervolume     > linear              0.959, linear 0.973 (1 of 3 seeds)       differs
-    fairness on Adult                    > linear              not run: no wheel found with the data         -
+    fairness on Adult                    > linear              not run: no wheel found with the data    -
     a step of 1 members                  less together         0.5 ms, one by one 0.5 ms                -
     a step of 4 members                  less together         0.7 ms, one by one 1.7 ms                agrees
     a step of 16 members                 less together         2.4 ms, one by one 5.2 ms                agrees
     a step of 64 members                 less together         4.9 ms, one by one 21.4 ms               agrees
     a step of 16 members, split          no collective         0 collectives over 8 devices             agrees
 
-Outcome: methods that promise a ray meet it, on a concave front too, and better than published. MGDA's value belongs
-to its starts. COSMOS and the hypervolume promise no ray. Continuing from a neighbour takes more
-steps than a cold start; from the line through the last two, 60 for 70, but members in a chain cannot be trained
-together, and eight in one program cost far less than eight programs: not built. On ZDT3, whose front is in five pieces, a member
-on a ray stops where its piece ends (the task above the ray may not be hurt); without rays the hypervolume keeps the
-members on all pieces. On networks EPO is ahead of weighted sums in the mean and in five of six cases, behind in one;
-the hypervolume is behind in four of six. Losses there are of the last step of a short training. DTLZ2 asks for
-more members than were trained: 2000 points of the sphere, evenly spread, hold 98.2 % of its hypervolume, and what is
-missing halves with four times as many. Fairness on the Adult data was not run: the packages that we found download it.
+Outcome: methods that promise a ray meet it, on a concave front too, and better than published. MGDA's value belongs to
+its starts. COSMOS and the hypervolume promise no ray. Continuing from a neighbour takes more steps than a cold start;
+from the line through the last two, 60 for 70, but members in a chain cannot be trained together, and eight in one
+program cost far less than eight programs: not built. On ZDT3, whose front is in five pieces, a member on a ray stops
+where its piece ends (the task above the ray may not be hurt); without rays the hypervolume keeps the members on all
+pieces. On networks EPO is ahead of weighted sums in the mean and in five of six cases, behind in one; the hypervolume
+is behind in four of six. Losses there are of the last step of a short training. DTLZ2 asks for more members than were
+trained: 2000 points of the sphere, evenly spread, hold 98.2 % of its hypervolume, and what is missing halves with four
+times as many. Fairness on the Adult data was not run: the wheel that we found downloads it.
 """
 
 import argparse
