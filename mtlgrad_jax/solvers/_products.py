@@ -1,8 +1,8 @@
 """Products of a matrix with vectors that lose nothing to rounding, as unevaluated sums of two floats.
 
 A Gram matrix squares lengths: near opposition its products cancel to their last bits, and what is left of them decides
-which task is hurt. Its entries are exact numbers all the same. Written in digits of so few bits that sums of products of
-digits are exact, their products are ordinary matrix products (Ozaki et al. 2012), fast on any device and in any order.
+which task is hurt. Its entries are exact numbers all the same. In digits of so few bits that sums of their products are
+exact, these are ordinary matrix products (Ozaki et al. 2012), fast on any device and in any order.
 """
 
 import math
