@@ -8,6 +8,8 @@
 | how fast does the step lower each loss?         | `progress`             | gram, weights | `(T,)`   |
 | how well does the step suit each task?          | `alignment`            | gram, weights | `(T,)`   |
 | which losses does it raise?                     | `hurt_tasks`           | gram, weights | `(T,)`   |
+| is any task hurt, at worst?                     | `worst_alignment`      | gram, weights | `()`     |
+| how much longer than the shortest is it?        | `relative_gap`         | gram, weights | `()`     |
 | how many tasks make up the step?                | `effective_tasks`      | gram, weights | `()`     |
 | can all losses still fall together?             | `stationarity`         | gram, weights | `()`     |
 | all of this as a few scalars for a logger       | `summarize`            | gram, weights | `()` each|
@@ -30,6 +32,7 @@ from mtlgrad_jax.diagnostics.history import History
 from mtlgrad_jax.diagnostics.reading import Reading, read
 from mtlgrad_jax.diagnostics.step_taken import hurt_by_step, read_step, step_cosines
 from mtlgrad_jax.diagnostics.summary import Summary, summarize
+from mtlgrad_jax.solvers.certificates import relative_gap, worst_alignment
 
 __all__ = [
     "History",
@@ -45,9 +48,11 @@ __all__ = [
     "progress",
     "read",
     "read_step",
+    "relative_gap",
     "relative_lengths",
     "resolution",
     "stationarity",
     "step_cosines",
     "summarize",
+    "worst_alignment",
 ]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.ground.grams import check_gram, check_memory, dot, normalize_rows, reciprocal
+from mtlgrad_jax.ground.grams import check_gram, check_memory, dot, normalize_rows, reciprocal, row_norms
 from mtlgrad_jax.ground.presence import everyone, leave_out
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.solvers import nnls
@@ -95,9 +95,13 @@ def _project(correlation, ratios, tau):
     present = ratios > 0
     cosines = jnp.where(present[:, None] & present[None, :], correlation, 0)
     solution = nnls(cosines[1:, 1:], cosines[1:, 0] * ratios[0] - tau * ratios[1:])
-    kept = solution.gap <= jnp.sqrt(jnp.finfo(ratios.dtype).eps)
-    shares = jnp.concatenate([ratios[:1], jnp.where(kept, solution.x, 0)])
-    length = jnp.sqrt(jnp.maximum(dot(shares, dot(cosines, shares)), 0))
+    found = jnp.concatenate([ratios[:1], solution.x])
+    gains = dot(cosines, found)
+    # Whether the guarantee holds is asked of the direction: the gap of the program is in units of its multipliers.
+    short = jnp.max(tau * ratios[1:] - gains[1:])
+    kept = short <= jnp.sqrt(jnp.finfo(ratios.dtype).eps) * row_norms(dot(found, gains)[None, None])[0]
+    shares = jnp.where(kept, found, ratios * primary)
+    length = row_norms(dot(shares, dot(cosines, shares))[None, None])[0]
     return shares * reciprocal(length), jnp.where(kept, solution.gap, jnp.inf)
 
 

@@ -1,7 +1,7 @@
 """How far a weight vector is from optimal, as a number without units.
 
 The gaps in units of the longest gradient are residuals: small where the answer is as good as those units let one see,
-whatever it does to gradients that are much shorter. `worst_cosine` and `relative_gap` are in units of the direction
+whatever it does to gradients that are much shorter. `worst_alignment` and `relative_gap` are in units of the direction
 itself. They count the rounding error that a Gram matrix is known to have, so that they cannot be better than the truth,
 and where nothing is known they say so: −1, and 1.
 """
@@ -56,7 +56,8 @@ def min_norm_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = 
     return jnp.maximum(jnp.maximum(dual, slackness), jnp.maximum(jnp.max(conflict), 0))
 
 
-def worst_cosine(gram: jax.Array, weights: jax.Array) -> jax.Array:
+@jax.jit
+def worst_alignment(gram: jax.Array, weights: jax.Array) -> jax.Array:
     """Bound from below the cosine of the direction u = Jᵀw with the task that it serves worst.
 
     What a user means by "no task is hurt": −⟨gᵢ,u⟩ is the rate at which the loss of task i falls.
@@ -76,7 +77,7 @@ def worst_cosine(gram: jax.Array, weights: jax.Array) -> jax.Array:
       >>> import jax.numpy as jnp
       >>> from mtlgrad_jax.solvers import certificates
       >>> opposed = jnp.array([[1.0, 0.0, 0.0], [0.0, 1e-8, -0.9e-8], [0.0, -0.9e-8, 1e-8]])
-      >>> certificates.worst_cosine(opposed, jnp.array([0.0, 1.0, 0.0])).round(2)  # and conflict_gap is 9e-9
+      >>> certificates.worst_alignment(opposed, jnp.array([0.0, 1.0, 0.0])).round(2)  # and conflict_gap is 9e-9
       Array(-0.9, dtype=float32)
     """
     view = _look(gram, weights)
@@ -88,6 +89,7 @@ def worst_cosine(gram: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(view.scale > 0, cosine, 0)
 
 
+@jax.jit
 def relative_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = None) -> jax.Array:
     """Bound how much longer than the optimum the direction of the mixed program is, relative to itself.
 
@@ -97,7 +99,7 @@ def relative_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = 
     (‖u‖² − ‖u*‖²)/‖u‖²  ≤  gap,   ‖u − u*‖² ≤ gap·‖u‖²
 
     Args:
-      gram: G, shape `(T, T)`; as for `worst_cosine`.
+      gram: G, shape `(T, T)`; as for `worst_alignment`.
       weights: Shape `(T,)`, feasible: the simplex rows' sum to one, none is negative.
       num_simplex: Number of simplex rows; all by default.
 

@@ -10,11 +10,11 @@ from families import FAMILIES, OPPOSED, draw, exact_weights, near_opposed
 
 import mtlgrad_jax as mtl
 from mtlgrad_jax.jacobians import stacked
-from mtlgrad_jax.solvers.certificates import min_norm_gap, relative_gap, worst_cosine
+from mtlgrad_jax.solvers.certificates import min_norm_gap, relative_gap, worst_alignment
 
 ROUNDING = 1e-6
 certify = jax.jit(
-    lambda gram, weights, num_simplex: (worst_cosine(gram, weights), relative_gap(gram, weights, num_simplex))
+    lambda gram, weights, num_simplex: (worst_alignment(gram, weights), relative_gap(gram, weights, num_simplex))
 )
 
 

@@ -27,7 +27,7 @@ def test_excess_is_that_of_float64_on_the_same_gram(family, num_tasks):
         ours, reference, square, solution = judge(draw(family, num_tasks, 0), num_simplex)
         assert square < 1e-6 or ours <= max(3 * reference, 2e-6), (num_simplex, ours, reference)
         assert np.all(solution.x >= 0)
-        assert solution.num_steps <= 20 + num_tasks / 2
+        assert solution.num_steps <= 20 + num_tasks // 2
 
 
 def test_near_opposition_does_not_hurt_as_it_did():
