@@ -54,7 +54,9 @@ def product(matrix: Digits, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     parts = dot(matrix.digits, _digits(scale_by_power_of_two(x, -exponent), x.size)).reshape(num_digits, -1, num_digits)
     high, low = 0 * parts[0, :, 0], 0 * parts[0, :, 0]
     for k in reversed(range(num_digits)):
-        level = sum(parts[i, :, k - i] for i in range(k + 1)) * 2.0 ** (matrix.exponent - (k + 2) * bits)
+        level = sum((parts[i, :, k - i] for i in range(1, k + 1)), parts[0, :, k]) * 2.0 ** (
+            matrix.exponent - (k + 2) * bits
+        )
         high, error = two_sum(level, high)
         low = low + error
     return scale_by_power_of_two(high, exponent), scale_by_power_of_two(low, exponent)

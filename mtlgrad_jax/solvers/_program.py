@@ -1,6 +1,6 @@
 """The one program behind all exact solvers, and its slope and value to twice the working precision."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,8 @@ class Program(NamedTuple):
     """
 
     quadratic: jax.Array  # Q (n, n), symmetric, positive semi-definite up to rounding, diagonal between one and four
-    linear: jax.Array | None  # c (n,), None for zero
-    share: jax.Array | None  # s (n,), between zero and one, zero off the simplex
+    linear: Any  # c (n,), None for zero
+    share: Any  # s (n,) or None, between zero and one, zero off the simplex
 
 
 def matrix_and_vector(program: Program) -> tuple[jax.Array, jax.Array]:

@@ -171,7 +171,7 @@ def _newton(scaled, lengths, reward, alpha, needed):
     return end.v, end.num_steps
 
 
-@_newton.defjvp
+@_newton.defjvp  # pyright: ignore[reportArgumentType]
 def _move(primals, tangents):
     """Differentiate Qv = κv^(−1/α); lengths are powers of two and do not vary."""
     scaled, lengths, reward, alpha, _ = primals

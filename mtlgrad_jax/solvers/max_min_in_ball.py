@@ -88,7 +88,7 @@ def _solve(gram, p, radius):
     return end.x * jnp.minimum(reach * reciprocal(end.distance), 1), shortest, end.num_steps
 
 
-@_solve.defjvp
+@_solve.defjvp  # pyright: ignore[reportArgumentType]
 def _move(primals, tangents):
     """Differentiate Gx + Gp = ν where x is positive, and ‖Jᵀx‖ = r‖Jᵀp‖ if that holds."""
     gram, p, radius = primals

@@ -70,7 +70,7 @@ def _solve(gram, on_simplex):
     return scale_to_simplex(x * ratio, on_simplex), num_steps
 
 
-@_solve.defjvp
+@_solve.defjvp  # pyright: ignore[reportArgumentType]
 def _move(primals, tangents):
     """Differentiate Gw = μ·1, Σw = 1 (both on the simplex) on the rows whose weights are positive."""
     gram, on_simplex = primals

@@ -63,7 +63,7 @@ def _solve(quadratic, linear):
     return scale_by_power_of_two(x, exponent) * units, num_steps
 
 
-@_solve.defjvp
+@_solve.defjvp  # pyright: ignore[reportArgumentType]
 def _move(primals, tangents):
     """Differentiate Qx + c = 0 on the coordinates that are positive."""
     quadratic, linear = primals
