@@ -8,6 +8,8 @@
 | how fast does u = Jᵀw lower each loss?          | `progress`             | gram, weights | `(T,)`   |
 | how well does u suit each task?                 | `alignment`            | gram, weights | `(T,)`   |
 | which losses does u raise?                      | `hurt_tasks`           | gram, weights | `(T,)`   |
+| is any task hurt by u, at worst?                | `worst_alignment`      | gram, weights | `()`     |
+| how much longer than the shortest is u?         | `relative_gap`         | gram, weights | `()`     |
 | how many tasks make up u?                       | `effective_tasks`      | gram, weights | `()`     |
 | can all losses still fall together?             | `stationarity`         | gram, weights | `()`     |
 | all of this as a few scalars for a logger       | `summarize`            | gram, weights | `()` each|
@@ -32,6 +34,7 @@ from mtlgrad_jax.diagnostics.reading import Reading, read
 from mtlgrad_jax.diagnostics.scalars import scalars
 from mtlgrad_jax.diagnostics.step_taken import hurt_by_step, read_step, step_cosines
 from mtlgrad_jax.diagnostics.summary import Summary, summarize
+from mtlgrad_jax.solvers.certificates import relative_gap, worst_alignment
 
 __all__ = [
     "History",
@@ -47,10 +50,12 @@ __all__ = [
     "progress",
     "read",
     "read_step",
+    "relative_gap",
     "relative_lengths",
     "resolution",
     "scalars",
     "stationarity",
     "step_cosines",
     "summarize",
+    "worst_alignment",
 ]

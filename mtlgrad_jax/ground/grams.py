@@ -45,8 +45,9 @@ def without_scale(gram: jax.Array) -> jax.Array:
 
 
 def row_norms(gram: jax.Array) -> jax.Array:
-    """Return the length of every gradient, √Gᵢᵢ, shape `(T,)`."""
-    return jnp.sqrt(jnp.maximum(jnp.diagonal(gram), 0))
+    """Return the length of every gradient, √Gᵢᵢ, shape `(T,)`; at a zero row its derivative is zero."""
+    squares = jnp.diagonal(gram)
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
 
 def reciprocal(x: jax.Array) -> jax.Array:
@@ -67,3 +68,21 @@ def normalize_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     inverse = reciprocal(norms)
     scaled = matrix * inverse[:, None] * inverse[None, :]
     return jnp.where(np.eye(matrix.shape[0], dtype=bool), jnp.ones((), matrix.dtype), scaled), norms
+
+
+def round_lengths(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Scale a positive semi-definite matrix by powers of two, that is exactly, to a diagonal between one and four.
+
+    Args:
+      matrix: Shape `(n, n)`.
+
+    Returns:
+      The scaled matrix, with a one in place of a zero on the diagonal, and the factor of every row, zero for a
+      zero row.
+    """
+    lengths = row_norms(matrix)
+    unit = scale_by_power_of_two(jnp.ones_like(lengths), -exponent_of(lengths))
+    unit = jnp.where(lengths > 0, unit, 0)
+    scaled = matrix * unit[:, None] * unit[None, :]
+    absent = jnp.where(np.eye(matrix.shape[0], dtype=bool), (lengths == 0).astype(matrix.dtype)[None, :], 0)
+    return scaled + absent, unit

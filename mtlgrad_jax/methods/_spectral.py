@@ -15,9 +15,25 @@ def decompose(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     Returns:
       λ, shape `(n,)`, with one in place of those that are rounding; V, shape `(n, n)`; a mask, shape `(n,)`.
     """
-    values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+    values, vectors = _eigh(matrix)
     kept = values > matrix.shape[0] * jnp.finfo(matrix.dtype).eps * values[-1]
     return jnp.where(kept, values, 1), vectors, kept
+
+
+@jax.custom_jvp
+def _eigh(matrix):
+    return tuple(jnp.linalg.eigh(matrix, symmetrize_input=False))
+
+
+@_eigh.defjvp
+def _turn(primals, tangents):
+    """Differentiate, with vectors of one eigenvalue, which may be any of their span, at rest against each other."""
+    values, vectors = _eigh(*primals)
+    moved = dot(vectors.T, dot((tangents[0] + tangents[0].T) / 2, vectors))
+    gap = values[None, :] - values[:, None]
+    apart = jnp.abs(gap) > values.shape[0] * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    turned = jnp.where(apart, moved / jnp.where(apart, gap, 1), 0)
+    return (values, vectors), (jnp.diagonal(moved), dot(vectors, turned))
 
 
 def equal_cosines(correlation: jax.Array, present: jax.Array, target: jax.Array | None = None) -> jax.Array:

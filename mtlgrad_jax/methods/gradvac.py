@@ -75,7 +75,7 @@ def weighting(*, beta: float = 0.5, key: jax.Array | int = 0) -> StatefulWeighti
             coefficients, targets = carry
             pair = jax.nn.one_hot(orders[:, step], num_tasks, dtype=gram.dtype)
             products = dot(coefficients, gram)
-            length = jnp.sqrt(jnp.maximum(jnp.sum(products * coefficients, axis=1), 0))
+            length = _root(jnp.sum(products * coefficients, axis=1))
             other = dot(pair, lengths)
             cosine = jnp.clip(jnp.sum(products * pair, axis=1) * reciprocal(length) * reciprocal(other), -1, 1)
             target = jnp.sum(targets * pair, axis=1)
@@ -96,7 +96,12 @@ def weighting(*, beta: float = 0.5, key: jax.Array | int = 0) -> StatefulWeighti
 
 
 def _sine(cosine):
-    return jnp.sqrt(jnp.maximum((1 - cosine) * (1 + cosine), 0))
+    return _root((1 - cosine) * (1 + cosine))
+
+
+def _root(square):
+    """Return the root, and zero with a derivative of zero where there is none."""
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def gradvac(

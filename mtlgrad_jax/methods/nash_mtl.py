@@ -70,7 +70,8 @@ def weights(
     weights = alpha_fair(gram, preference=p).x
     if max_norm is not None:
         # The length belongs to 2⁻ᵏJ with its weights 2ᵏw: it needs no rescaling.
-        length = jnp.sqrt(jnp.maximum(dot(weights, dot(gram, weights)), 0))
+        square = dot(weights, dot(gram, weights))
+        length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
         weights = weights * jnp.minimum(jnp.asarray(max_norm, gram.dtype) * reciprocal(length), 1)
     return scale_by_power_of_two(weights, -jnp.asarray(log2_scale))
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.ground.grams import check_gram, check_memory, dot, normalize_rows, reciprocal
+from mtlgrad_jax.ground.grams import check_gram, check_memory, dot, reciprocal, round_lengths, row_norms
 from mtlgrad_jax.ground.presence import everyone, leave_out
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
 from mtlgrad_jax.solvers import nnls
@@ -67,38 +67,46 @@ def weighting(
         check_memory(state.rms, gram)
         gram, present = leave_out(gram, present), everyone(present, gram[0])
         decay = jnp.asarray(beta, gram.dtype)
-        correlation, scaled_lengths = normalize_rows(gram)
-        lengths = scale_by_power_of_two(scaled_lengths, jnp.asarray(log2_scale))
+        scaled, powers = round_lengths(gram)  # exactly, as the multipliers may be large
+        lengths = scale_by_power_of_two(row_norms(gram), jnp.asarray(log2_scale))
         num_steps, before = state.num_steps + present.astype(jnp.int32), state.rms.astype(gram.dtype)
         rms = jnp.where(present, jnp.hypot(jnp.sqrt(decay) * before, jnp.sqrt(1 - decay) * lengths), before)
         start = -jnp.expm1(jnp.maximum(num_steps, 1).astype(gram.dtype) * jnp.log(decay))  # 1 − βᵗ
         unit = jnp.hypot(rms / jnp.sqrt(start), jnp.sqrt(jnp.asarray(eps, gram.dtype)))
 
-        shares, gap = _project(correlation, lengths * reciprocal(unit), _shares(tau, gram))
-        weights = shares * lengths[0] * reciprocal(lengths)
+        shares, gap = _project(scaled, lengths * reciprocal(unit), _shares(tau, gram))
+        weights = shares * powers * row_norms(gram)[0]
         return weights, PcdState(rms.astype(state.rms.dtype), num_steps, gap.astype(state.gap.dtype))
 
     return StatefulWeighting(init, update)
 
 
-def _project(correlation, ratios, tau):
-    """Return coefficients of the unit gradients for a direction of length one, and the certificate.
+def _project(scaled, ratios, tau):
+    """Return coefficients of the scaled gradients for a direction of length one, and the certificate.
 
     Args:
-      correlation: Cosines, shape `(T, T)`.
+      scaled: Gram matrix of gradients scaled by powers of two, shape `(T, T)`.
       ratios: ‖g̃ᵢ‖, shape `(T,)`.
       tau: Shape `(T − 1,)`.
     """
-    primary = (jnp.arange(ratios.shape[0]) == 0).astype(ratios.dtype)
+    present, lengths = ratios > 0, row_norms(scaled)
+    products = jnp.where(present[:, None] & present[None, :], scaled, 0)
+    primary = jnp.where(jnp.arange(ratios.shape[0]) == 0, ratios / lengths, 0)
     if ratios.shape[0] == 1:
-        return primary, jnp.zeros_like(ratios[0])
-    present = ratios > 0
-    cosines = jnp.where(present[:, None] & present[None, :], correlation, 0)
-    solution = nnls(cosines[1:, 1:], cosines[1:, 0] * ratios[0] - tau * ratios[1:])
-    kept = solution.gap <= jnp.sqrt(jnp.finfo(ratios.dtype).eps)
-    shares = jnp.concatenate([ratios[:1], jnp.where(kept, solution.x, 0)])
-    length = jnp.sqrt(jnp.maximum(dot(shares, dot(cosines, shares)), 0))
-    return shares * reciprocal(length), jnp.where(kept, solution.gap, jnp.inf)
+        return primary * reciprocal(ratios), jnp.zeros_like(ratios[0])
+    margin = tau * (ratios * lengths)[1:]
+    solution = nnls(products[1:, 1:], products[1:, 0] * primary[0] - margin)
+    found = primary + jnp.concatenate([jnp.zeros_like(ratios[:1]), solution.x])
+    gains = dot(products, found)
+    # Whether the guarantee holds is asked of the direction: the gap of the program is in units of its multipliers.
+    kept = jnp.max(margin - gains[1:]) <= jnp.sqrt(jnp.finfo(ratios.dtype).eps) * _length(found, gains)
+    shares = jnp.where(kept, found, primary)
+    return shares * reciprocal(_length(shares, dot(products, shares))), jnp.where(kept, solution.gap, jnp.inf)
+
+
+def _length(shares, gains):
+    square = dot(shares, gains)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def _shares(tau, gram):

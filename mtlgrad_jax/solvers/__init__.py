@@ -7,6 +7,7 @@ from mtlgrad_jax.solvers.greedy_coordinate import greedy_coordinate
 from mtlgrad_jax.solvers.max_min_in_ball import max_min_gap, max_min_in_ball
 from mtlgrad_jax.solvers.min_norm import min_norm
 from mtlgrad_jax.solvers.nnls import nnls
+from mtlgrad_jax.solvers.refine import refine
 from mtlgrad_jax.solvers.smoothed_minimum import smoothed_minimum
 from mtlgrad_jax.solvers.softmax_descent import softmax_descent
 
@@ -20,6 +21,7 @@ __all__ = [
     "max_min_in_ball",
     "min_norm",
     "nnls",
+    "refine",
     "smoothed_minimum",
     "softmax_descent",
 ]

@@ -1,31 +1,137 @@
-"""The exact solver behind every program: pivot in blocks, and fall back on the active set."""
+"""The exact solver behind every program: Newton steps on a face that are projected, and walked where that fails.
+
+A bold step goes to the minimum of the face, lets go of every coordinate that would turn negative and takes in every one
+whose slope is negative, like block principal pivoting: a handful of steps whatever the size. But it is only taken if
+the value falls, so it cannot cycle, whatever the rank; else one step is taken as the active-set method takes it (Lawson
+& Hanson 1974; on the simplex program Wolfe's method of 1976): up to the first coordinate that would turn negative, and
+at the minimum of a face one coordinate in. Factors are in working precision, slopes and values in twice that: what is
+left to gain is always known, and how fast it is gained depends on the factor only.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.ground.grams import reciprocal
-from mtlgrad_jax.solvers import _active_set, _pivoting
+from mtlgrad_jax.solvers import _program, _restricted
 
 
-def solve(quadratic: jax.Array, linear: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Solve min ½xᵀQx + cᵀx, x ≥ 0 for a scaled Q (unit diagonal or close).
+class _Face(NamedTuple):
+    x: jax.Array  # (n,), not negative, zero where not free
+    slope: jax.Array  # (n,)
+    value: jax.Array  # ()
+    free: jax.Array  # (n,) bool
+    barred: jax.Array  # (n,) bool, left since the last arrival: may not return, or rounding could cycle
+    bold: jax.Array  # () bool
+    ridge: jax.Array  # (), what is added to the diagonal of a face, so that it has a factor whatever its rank
+    left: jax.Array  # (), what the last step was to gain, twice, if it was on the last face; else infinite
+    done: jax.Array  # () bool
+    num_steps: jax.Array  # () int32
+
+
+class _Step(NamedTuple):
+    x: jax.Array  # (n,), where it leads
+    free: jax.Array  # (n,) bool, without the coordinates that left
+    gain: jax.Array  # (), twice what it was to gain
+    weakest: jax.Array  # (), of the factor, squared
+    stopped: jax.Array  # () bool, by a coordinate that would have turned negative
+    possible: jax.Array  # () bool, false if there was no factor
+
+
+def solve(
+    program: _program.Program, start: jax.Array | None = None, *, one_at_a_time: bool = False, resolution: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """Solve a program in scaled coordinates.
 
     Args:
-      quadratic: Q, shape `(n, n)`, positive semi-definite up to rounding.
-      linear: c, shape `(n,)`.
+      program: See `_program.Program`.
+      start: A feasible point, shape `(n,)`; zero by default.
+      one_at_a_time: Take no bold steps.
+      resolution: Slopes below a sixteenth, and values below a quarter, of this many rounding errors of A count as zero.
 
     Returns:
-      x, shape `(n,)`, and the number of steps of both methods.
+      x, shape `(n,)`, and the number of steps, at most `5n + 20`.
     """
-    x, solved, num_pivots = _pivoting.solve(quadratic, linear)
+    matrix, vector = _program.matrix_and_vector(program)
+    rows = _program.digits(program)
+    eps = jnp.finfo(vector.dtype).eps.item()
 
-    def fall_back():
-        strength = jnp.max(jnp.abs(linear))
-        unit = reciprocal(strength)
-        # Under vmap both branches run, so the fallback must also know by itself that it is not needed.
-        point, num_insertions = _active_set.solve(quadratic, linear * unit, start=x * unit, needed=~solved)
-        return point * strength, num_insertions
+    def advance(face):
+        step = _newton(matrix, face)
+        slope, value = _program.evaluate(program, rows, step.x)
+        taken = step.possible & (~(face.bold & step.stopped) | (value < face.value))
+        total = jnp.sum(step.x)
+        rounding = eps * resolution * (total + jnp.abs(vector))
+        downhill = ~step.free & (slope < -rounding / 16)
+        wanted = downhill & ~face.barred
+        steepest = slope == jnp.min(jnp.where(wanted, slope, jnp.inf))
+        arrived = step.possible & ~step.stopped
+        entering = wanted & jnp.where(face.bold, taken, arrived & steepest)
+        complete = arrived & ~jnp.any(downhill)
+        ahead = 16 * jnp.sum(jnp.where(step.free, slope * slope, 0)) / step.weakest  # twice what a further step gains
+        floor = eps * resolution * total * total
+        enough = eps * jnp.maximum(jnp.abs(value), floor / 16)
+        finished = complete & (jnp.minimum(step.gain, ahead) <= enough)
+        flat = jnp.all((slope >= -8 * rounding) & (~step.free | (slope <= 8 * rounding)))
+        finished |= complete & flat & (step.gain > face.left / 2)  # what a step does not halve is below the ridge
+        if program.share is not None:
+            finished |= taken & flat & (value <= floor / 4)  # there the rounding of A itself decides
+        return _Face(
+            x=jnp.where(taken, step.x, face.x),
+            slope=jnp.where(taken, slope, face.slope),
+            value=jnp.where(taken, value, face.value),
+            free=jnp.where(taken, step.free | entering, face.free),
+            barred=~face.bold & ~arrived & (face.barred | (face.free & ~step.free)),
+            bold=jnp.where(face.bold, taken | ~step.possible, arrived & (not one_at_a_time)),
+            ridge=jnp.where(step.possible, face.ridge, 16 * face.ridge),
+            left=jnp.where(complete, step.gain, jnp.inf),
+            done=finished,
+            num_steps=face.num_steps + 1,
+        )
 
-    x, num_insertions = lax.cond(solved, lambda: (x, 0 * num_pivots), fall_back)
-    return x, num_pivots + num_insertions
+    def unfinished(face):
+        return ~face.done & (face.num_steps < 5 * vector.size + 20)
+
+    first = _at_zero(vector, one_at_a_time) if start is None else _at(program, rows, start, vector)
+    end = lax.while_loop(unfinished, advance, first)
+    return end.x, end.num_steps
+
+
+def _newton(matrix, face):
+    """Go to the minimum of the face: projected if bold, else up to the first coordinate that would turn negative."""
+    mask = face.free.astype(matrix.dtype)
+    factor = _restricted.factorize(matrix, face.free, face.ridge)
+    step = -factor.solve(face.slope * mask)
+    possible = jnp.all(jnp.isfinite(step))
+    step = jnp.where(possible, step, 0)
+    outside = face.free & ~(face.x + step > 0)
+    room = jnp.where(outside & ~face.bold, face.x / jnp.where(step < 0, -step, 1), 1)
+    length = jnp.minimum(jnp.min(room), 1)
+    free = face.free & ~(outside & (face.bold | (room <= length)))
+    x = jnp.where(free, jnp.maximum(face.x + length * step, 0), 0)
+    return _Step(x, free, -jnp.sum(step * face.slope), factor.weakest**2, jnp.any(outside), possible)
+
+
+def _at_zero(vector, one_at_a_time):
+    zero = 0 * vector  # varies over a mesh as the input does
+    infinite = zero[0] + jnp.inf
+    downhill = vector == jnp.min(vector) if one_at_a_time else vector < 0
+    none = zero[0].astype(jnp.int32)
+    return _Face(
+        x=zero,
+        slope=vector,
+        value=infinite,
+        free=downhill,
+        barred=zero > 0,
+        bold=none == (1 if one_at_a_time else 0),
+        ridge=zero[0] + 4 * jnp.finfo(vector.dtype).eps * vector.size**0.5,
+        left=infinite,
+        done=none > 0,
+        num_steps=none,
+    )
+
+
+def _at(program, rows, x, vector):
+    slope, value = _program.evaluate(program, rows, x)
+    return _at_zero(vector, False)._replace(x=x, slope=slope, value=value, free=(x > 0) | (slope < 0))

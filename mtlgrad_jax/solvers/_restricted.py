@@ -1,47 +1,54 @@
-"""The one linear-algebra step that every active-set method repeats: solve on the free coordinates."""
+"""The linear algebra that every method here repeats: solve on the free coordinates."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.lax import linalg
 
 from mtlgrad_jax.ground.grams import dot
+from mtlgrad_jax.solvers import _factor
+
+NUM_REFINEMENTS = 6
 
 
-def minimize(
-    quadratic: jax.Array, linear: jax.Array, free: jax.Array, start: jax.Array | None, rho: float
-) -> jax.Array:
-    """Minimise ½xᵀQx + cᵀx over x with x = 0 outside `free`, by two proximal Newton steps.
-
-    A step minimises ½xᵀQx + cᵀx + ½ρ‖x − previous‖². With ρ a few rounding units the factor exists
-    whatever the rank of Q, and on a well-conditioned face the second step is iterative refinement.
+def factorize(matrix: jax.Array, free: jax.Array, ridge: jax.Array | float) -> _factor.Factor:
+    """Factorise A + ridge·I on the free coordinates, and the identity elsewhere.
 
     Args:
-      quadratic: Q, shape `(n, n)`, positive semi-definite, diagonal of order one.
-      linear: c, shape `(n,)`.
+      matrix: A, shape `(n, n)`, positive semi-definite.
       free: Boolean, shape `(n,)`.
-      start: Shape `(n,)`, zero outside `free`; None stands for zero.
-      rho: ρ.
+      ridge: A scalar, or shape `(n,)`.
 
     Returns:
-      x, shape `(n,)`; not finite if there is no factor.
+      A factor; its values are not finite if there is none.
     """
-    mask = free.astype(quadratic.dtype)
-    diagonal = jnp.where(np.eye(mask.size, dtype=bool), (rho * mask + (1 - mask))[None, :], 0)
-    matrix = quadratic * mask[:, None] * mask[None, :] + diagonal
-    factor = linalg.cholesky(matrix.T, symmetrize_input=False)  # LAPACK's layout of a symmetric matrix: no copy
-
-    def solve(rhs):
-        column = (rhs * mask)[:, None]
-        column = linalg.triangular_solve(factor, column, left_side=True, lower=True)
-        column = linalg.triangular_solve(factor, column, left_side=True, lower=True, transpose_a=True)
-        return column[:, 0]
-
-    x = -solve(linear) if start is None else start - solve(dot(quadratic, start) + linear)
-    return x - solve(dot(quadratic, x) + linear)
+    mask = free.astype(matrix.dtype)
+    diagonal = jnp.where(np.eye(mask.size, dtype=bool), (ridge * mask + (1 - mask))[None, :], 0)
+    return _factor.cholesky(matrix * mask[:, None] * mask[None, :] + diagonal)
 
 
-def rounding_error(quadratic: jax.Array, linear: jax.Array, x: jax.Array) -> jax.Array:
-    """Bound, up to a small factor, the rounding error of each component of Qx + c."""
-    eps = jnp.finfo(quadratic.dtype).eps
-    return eps * (dot(jnp.abs(quadratic), jnp.abs(x)) + jnp.abs(linear))
+def differentiate(matrix: jax.Array, free: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Return b ↦ −y, Ay = b on a face: how its minimum moves when the slope there rises by b.
+
+    Linear in b, so that it is transposed for reverse mode. Where A is singular the minimum is not unique, and the
+    move is filtered: λ/(λ + ρ)² with ρ = √ε, its powers repeated, stands for 1/λ, and for zero at λ = 0.
+
+    Args:
+      matrix: A, shape `(n, n)`, positive semi-definite, diagonal of order one.
+      free: Boolean, shape `(n,)`.
+
+    Returns:
+      A linear function of vectors of shape `(n,)`, always finite, zero where not free.
+    """
+    mask = free.astype(matrix.dtype)
+    masked = matrix * mask[:, None] * mask[None, :]
+    factor = factorize(matrix, free, jnp.finfo(matrix.dtype).eps.item() ** 0.5)
+
+    def repeat(rhs):
+        y = factor.solve(rhs * mask)
+        for _ in range(NUM_REFINEMENTS):
+            y = y + factor.solve((rhs - dot(masked, y)) * mask)
+        return y
+
+    return lambda rhs: -repeat(dot(masked, repeat(rhs)))

@@ -4,11 +4,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jax.lax import linalg
 
-from mtlgrad_jax.ground.grams import check_gram, dot, normalize_rows, reciprocal, row_norms
+from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal, round_lengths, row_norms
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
+from mtlgrad_jax.solvers import _products, _program, _restricted
 from mtlgrad_jax.solvers.min_norm import min_norm
 from mtlgrad_jax.typing import Gram, Solution
 
@@ -68,21 +69,34 @@ def alpha_fair(
 
     half = exponent_of(jnp.max(row_norms(safe)))
     unit = scale_by_power_of_two(safe, -2 * half)
-    correlation, lengths = normalize_rows(unit)
+    scaled, units = round_lengths(unit)
     shares = _shares(preference, gram)
-    present = (lengths > 0) & (shares > 0)
-    correlation = jnp.where(present[:, None] & present[None, :], correlation, jnp.eye(num_tasks, dtype=gram.dtype))
-    shortest = min_norm(correlation).x
-    hull = dot(shortest, dot(correlation, shortest))  # squared distance of the hull of unit gradients from zero
-    solvable = hull > 8 * jnp.finfo(gram.dtype).eps
+    present = (units > 0) & (shares > 0)
+    scaled = jnp.where(present[:, None] & present[None, :], scaled, jnp.eye(num_tasks, dtype=gram.dtype))
+    solvable = _agree(scaled)
     reward = jnp.power(jnp.where(present, shares, 1), 1 / alpha)
-    v, num_steps = _newton(correlation, jnp.where(present, lengths, 1), reward, alpha, solvable)
-    weights = jnp.where(solvable & present, v * reciprocal(lengths), 0)
+    v, num_steps = _newton(scaled, jnp.where(present, reciprocal(units), 1), reward, alpha, solvable)
+    weights = jnp.where(solvable & present, v * units, 0)
 
-    progress = jnp.where(present, jnp.power(weights, 1 / alpha) * dot(unit, weights) / reward, 1)
+    known = lax.stop_gradient(jnp.where(solvable & present, v, 0))
+    kappa, _ = _rewards(jnp.where(present, reciprocal(units), 1), *lax.stop_gradient((reward, alpha)))
+    progress = jnp.where(present, jnp.power(known, 1 / alpha) * _progress(lax.stop_gradient(scaled), known) / kappa, 1)
     gap = jnp.where(jnp.any(present) & ~solvable, jnp.inf, jnp.max(jnp.abs(progress - 1)))
     weights = _rescale(weights, -2 * alpha / (1 + alpha), half + jnp.asarray(log2_scale))
-    return Solution(jnp.where(finite, weights, jnp.nan), jnp.where(finite, gap, jnp.inf), num_steps)
+    return Solution(jnp.where(finite, weights, jnp.nan), jnp.where(finite, lax.stop_gradient(gap), jnp.inf), num_steps)
+
+
+def _agree(scaled):
+    """Tell whether the hull of the rows is away from zero by more than the rounding error of a Gram matrix."""
+    scaled = lax.stop_gradient(scaled)
+    shortest = min_norm(scaled).x
+    hull = dot(shortest, _progress(scaled, shortest))
+    return hull > 0.6 * jnp.finfo(scaled.dtype).eps * dot(shortest, dot(jnp.abs(scaled), shortest))
+
+
+def _progress(scaled, weights):
+    high, low = _products.product(_products.of_matrix(scaled, _program.EXPONENT), weights)
+    return high + low
 
 
 def fairness_gap(
@@ -129,38 +143,59 @@ def _shares(preference, gram):
     return gram.shape[0] * jnp.asarray(preference, gram.dtype)
 
 
-def _newton(correlation, lengths, reward, alpha, needed):
-    """Solve (Cv)ᵢ = κᵢ vᵢ^(−1/α), κᵢ = (Tpᵢ)^(1/α) ‖gᵢ‖^(1/α − 1), the program of unit gradients."""
+@jax.custom_jvp
+def _newton(scaled, lengths, reward, alpha, needed):
+    """Solve (Qv)ᵢ = κᵢ vᵢ^(−1/α), κᵢ = (Tpᵢ)^(1/α) ‖gᵢ‖^(1/α − 1), the program of scaled gradients."""
     num_tasks = lengths.shape[0]
-    eps = jnp.finfo(lengths.dtype).eps
-    power = 1 - 1 / alpha
-    kappa = reward * jnp.power(lengths, -power)
+    eps = jnp.finfo(lengths.dtype).eps.item()
+    kappa, power = _rewards(lengths, reward, alpha)
     largest_fall = 1 - jnp.power(2 / 3, 1 / (1 + 1 / alpha)).astype(lengths.dtype)  # curvature rises by ≤ 3/2
-    identity = jnp.eye(num_tasks, dtype=lengths.dtype)
 
     def advance(newton):
         v = newton.v
         reward = kappa * jnp.power(v, power)
-        residual = reward - v * dot(correlation, v)
-        matrix = correlation * v[:, None] * v[None, :] + jnp.diag(reward / alpha)
-        inverse = 1 / jnp.sqrt(jnp.diagonal(matrix))
-        matrix = matrix * inverse[:, None] * inverse[None, :] + 8 * num_tasks * eps * identity
-        factor = linalg.cholesky(matrix, symmetrize_input=False)
-        column = linalg.triangular_solve(factor, (residual * inverse)[:, None], left_side=True, lower=True)
-        column = linalg.triangular_solve(factor, column, left_side=True, lower=True, transpose_a=True)
-        change = column[:, 0] * inverse
+        matrix, inverse = _curvature(scaled, v, reward / alpha)
+        factor = _restricted.factorize(matrix, v > 0, 2 * eps * num_tasks**0.5)
+        change = factor.solve((reward - v * _progress(scaled, v)) * inverse) * inverse
         fall = jnp.max(-change)
         change = change * jnp.where(fall > largest_fall, largest_fall / jnp.where(fall > 0, fall, 1), 1)
         return _Newton(v * (1 + change), jnp.max(jnp.abs(change)), newton.num_steps + 1)
 
     def unfinished(newton):
-        return (newton.change > jnp.sqrt(eps)) & (newton.num_steps < MAX_STEPS)
+        return (newton.change > eps**0.5) & (newton.num_steps < MAX_STEPS)
 
     # Exact if all tasks agree; otherwise too small, from where Newton steps double the weights.
     start = jnp.power(kappa / num_tasks, 1 / (1 + 1 / alpha))
     none = (0 * start[0]).astype(jnp.int32)
     end = lax.while_loop(unfinished, advance, _Newton(start, needed.astype(start.dtype), none))
     return end.v, end.num_steps
+
+
+@_newton.defjvp  # pyright: ignore[reportArgumentType]
+def _move(primals, tangents):
+    """Differentiate Qv = κv^(−1/α); lengths are powers of two and do not vary."""
+    scaled, lengths, reward, alpha, _ = primals
+    scaled_dot, _, reward_dot, alpha_dot, _ = tangents
+    v, num_steps = _newton(*primals)
+    kappa, power = _rewards(lengths, reward, alpha)
+    target = kappa * jnp.power(v, power)
+    matrix, inverse = _curvature(scaled, v, target / alpha)
+    rise = target * (reward_dot / reward + (jnp.log(v) - jnp.log(lengths)) / (alpha * alpha) * alpha_dot)
+    slope_dot = v * dot(scaled_dot, v) - rise
+    v_dot = v * inverse * _restricted.differentiate(matrix, v > 0)(slope_dot * inverse)
+    return (v, num_steps), (v_dot, np.zeros((), jax.dtypes.float0))
+
+
+def _rewards(lengths, reward, alpha):
+    power = 1 - 1 / alpha
+    return reward * jnp.power(lengths, -power), power
+
+
+def _curvature(scaled, v, diagonal):
+    """Return Q∘vvᵀ plus a diagonal, scaled to a diagonal of ones, and its scale."""
+    matrix = scaled * v[:, None] * v[None, :] + jnp.diag(diagonal)
+    inverse = lax.rsqrt(jnp.diagonal(matrix))
+    return matrix * inverse[:, None] * inverse[None, :], inverse
 
 
 def _rescale(weights, degree, exponent):

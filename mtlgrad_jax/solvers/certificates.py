@@ -1,9 +1,18 @@
-"""How far a weight vector is from optimal, as a number without units."""
+"""How far a weight vector is from optimal, as a number without units.
+
+The gaps in units of the longest gradient are residuals: small where the answer is as good as those units let one see,
+whatever it does to gradients that are much shorter. `worst_alignment` and `relative_gap` are in units of the direction
+itself. They count the rounding error that a Gram matrix is known to have, so that they cannot be better than the truth,
+and where nothing is known they say so: −1, and 1.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mtlgrad_jax.ground.grams import dot, reciprocal, row_norms
+from mtlgrad_jax.ground.grams import dot, reciprocal, round_lengths, row_norms
+from mtlgrad_jax.solvers import _products, _program, _restricted
 
 
 def min_norm_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = None) -> jax.Array:
@@ -11,9 +20,11 @@ def min_norm_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = 
 
     min ½‖Σ αᵢgᵢ + Σ λⱼhⱼ‖²,  α ∈ Δ on the first `num_simplex` rows, λ ≥ 0 on the rest
 
-    With u = Jᵀw the gap is the worst of three: ‖u‖² − minᵢ⟨gᵢ,u⟩ over the simplex rows (it bounds
-    ‖u − u*‖²) and |Σ λⱼ⟨hⱼ,u⟩|, both relative to the largest squared length of a row, and the
-    deepest violation −⟨hⱼ,u⟩ relative to ‖hⱼ‖ times the largest length.
+    With u = Jᵀw the gap is the worst of three: ‖u‖² − minᵢ⟨gᵢ,u⟩ over the simplex rows (without other rows it bounds
+    ‖u − u*‖², up to the rounding of G) and |Σ λⱼ⟨hⱼ,u⟩|, both relative to the largest squared length of a row, and the
+    deepest violation −⟨hⱼ,u⟩ relative to ‖hⱼ‖ times the largest length. With other rows it is a residual and no
+    bound (‖u − u*‖² was seen to be 28 times as large), and it does not see what happens among gradients that are much
+    shorter than the longest: `relative_gap` is a bound and does.
 
     Args:
       gram: G, shape `(T, T)`.
@@ -43,6 +54,135 @@ def min_norm_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = 
     conflict = jnp.where(on_simplex, 0, -slope * reciprocal(lengths * unit))
     slackness = jnp.abs(jnp.sum(jnp.where(on_simplex, 0, weights * slope)))
     return jnp.maximum(jnp.maximum(dual, slackness), jnp.maximum(jnp.max(conflict), 0))
+
+
+@jax.jit
+def worst_alignment(gram: jax.Array, weights: jax.Array) -> jax.Array:
+    """Bound from below the cosine of the direction u = Jᵀw with the task that it serves worst.
+
+    What a user means by "no task is hurt": −⟨gᵢ,u⟩ is the rate at which the loss of task i falls.
+
+    min_i (⟨gᵢ,u⟩ − errorᵢ)/(‖gᵢ‖‖u‖),  errorᵢ = ε‖gᵢ‖Σⱼ|wⱼ|‖gⱼ‖
+
+    Args:
+      gram: G, shape `(T, T)`, rounded to its own precision: with the error stated, an inner product may be off by
+        ε‖gᵢ‖‖gⱼ‖. Products that come from longer sums in the same precision are off by more.
+      weights: Shape `(T,)`.
+
+    Returns:
+      A scalar between −1 and 1. Zero gradients are left out. It is 0 if w = 0, and −1 if u is too short for its
+      direction to be known, about √ε times the longest gradient in it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mtlgrad_jax.solvers import certificates
+      >>> opposed = jnp.array([[1.0, 0.0, 0.0], [0.0, 1e-8, -0.9e-8], [0.0, -0.9e-8, 1e-8]])
+      >>> certificates.worst_alignment(opposed, jnp.array([0.0, 1.0, 0.0])).round(2)  # and conflict_gap is 9e-9
+      Array(-0.9, dtype=float32)
+    """
+    view = _look(gram, weights)
+    gains = _gains(view.scaled, view.z)
+    least = jnp.min(jnp.where(view.present, (gains.slopes - gains.error) / gains.lengths, jnp.inf))
+    # A longer u makes a negative cosine milder and a positive one smaller, so take the end that is worse.
+    square = gains.square + jnp.where(least < 0, -1, 1).astype(gram.dtype) * gains.square_error
+    cosine = jnp.where(square > 0, jnp.clip(least / jnp.sqrt(jnp.where(square > 0, square, 1)), -1, 1), -1)
+    return jnp.where(view.scale > 0, cosine, 0)
+
+
+@jax.jit
+def relative_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = None) -> jax.Array:
+    """Bound how much longer than the optimum the direction of the mixed program is, relative to itself.
+
+    Any d that hurts no auxiliary bounds the length of the optimum from below, by min ⟨gᵢ,d⟩/‖d‖ over the simplex rows.
+    The bound takes d = u, or moves it until it gains at least the rounding error on every row that matters.
+
+    (‖u‖² − ‖u*‖²)/‖u‖²  ≤  gap,   ‖u − u*‖² ≤ gap·‖u‖²
+
+    Args:
+      gram: G, shape `(T, T)`; as for `worst_alignment`.
+      weights: Shape `(T,)`, feasible: the simplex rows' sum to one, none is negative.
+      num_simplex: Number of simplex rows; all by default.
+
+    Returns:
+      A scalar between 0 and 1; zero if u = 0 because all weight is on zero gradients. One says that nothing is known:
+      that u is about √ε times the longest gradient in it or shorter, or that no direction that the auxiliaries allow
+      was found, as where some of them are opposed.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mtlgrad_jax.solvers import certificates
+      >>> float(certificates.relative_gap(jnp.eye(2), jnp.array([0.5, 0.5]))) < 1e-6
+      True
+      >>> float(certificates.relative_gap(jnp.eye(2), jnp.array([1.0, 0.0]))) > 0.5
+      True
+    """
+    num_tasks = gram.shape[0]
+    on_simplex = jnp.arange(num_tasks) < (num_tasks if num_simplex is None else num_simplex)
+    view = _look(gram, weights)
+    gains = _gains(view.scaled, view.z)
+
+    def bound(z):
+        """Return 1 − (‖u*‖/‖u‖)² at most, as ‖u*‖ is at least min ⟨gᵢ,d⟩/‖d‖ for a d that hurts no auxiliary."""
+        there = _gains(view.scaled, z)
+        sure = there.slopes - there.error
+        allowed = jnp.all(jnp.where(~on_simplex & view.present, sure >= 0, True))
+        least = jnp.min(jnp.where(on_simplex, sure * view.ratio, jnp.inf)) / view.unit
+        share = least * reciprocal(gains.square + gains.square_error)
+        share = share * least * reciprocal(there.square + there.square_error)
+        return jnp.where(allowed & (least > 0), jnp.clip(1 - share, 0, 1), 1)
+
+    # At the optimum every active row gains ‖u‖², or nothing if it is an auxiliary.
+    wanted = jnp.where(on_simplex, gains.square * view.unit * reciprocal(view.ratio), 0)
+    gap = jnp.minimum(bound(view.z), bound(view.z + _repair(view, gains, wanted)))
+    return jnp.where(view.scale > 0, gap, 0)
+
+
+class _View(NamedTuple):
+    """A direction u = Σ zᵢĝᵢ of gradients scaled by powers of two to lengths between one and two."""
+
+    scaled: jax.Array  # (T, T)
+    z: jax.Array  # (T,), largest magnitude one unless all are zero
+    scale: jax.Array  # (), what was divided by, zero if u = 0
+    unit: jax.Array  # (), the same, and one if u = 0
+    ratio: jax.Array  # (T,), length of gᵢ in that of ĝᵢ and of the longest
+    present: jax.Array  # (T,) bool
+
+
+class _Gains(NamedTuple):
+    slopes: jax.Array  # (T,), ⟨ĝᵢ,u⟩
+    error: jax.Array  # (T,), how far they may be off
+    square: jax.Array  # (), ‖u‖²
+    square_error: jax.Array  # ()
+    lengths: jax.Array  # (T,), ‖ĝᵢ‖
+
+
+def _look(gram, weights):
+    scaled, units = round_lengths(gram)
+    present = units > 0
+    longest = jnp.min(jnp.where(present, units, jnp.inf))
+    ratio = jnp.where(present, longest / jnp.where(present, units, 1), 0)
+    z = jnp.where(present, weights * ratio, 0)
+    scale = jnp.max(jnp.abs(z))
+    unit = jnp.where(scale > 0, scale, 1)
+    return _View(scaled, z / unit, scale, unit, ratio, present)
+
+
+def _gains(scaled, z):
+    eps = jnp.finfo(scaled.dtype).eps
+    high, low = _products.product(_products.of_matrix(scaled, _program.EXPONENT), z)
+    slopes, lengths = high + low, jnp.sqrt(jnp.diagonal(scaled))
+    total = dot(jnp.abs(z), lengths)
+    return _Gains(slopes, eps * lengths * total, dot(z, slopes), eps * total * total, lengths)
+
+
+def _repair(view, gains, wanted):
+    """Return what makes a direction gain what is wanted and more than the rounding error, if it is found."""
+    missing = wanted + gains.error - gains.slopes
+    active = view.present & ((view.z > 0) | (missing + gains.error > 0))
+    short = jnp.max(jnp.where(active, missing / gains.lengths, 0))
+    factor = _restricted.factorize(view.scaled, active, jnp.finfo(view.z.dtype).eps.item() * view.z.shape[0] ** 0.5)
+    toward = factor.solve(jnp.where(active, gains.lengths, 0))
+    return jnp.where(jnp.all(jnp.isfinite(toward)), 1.25 * jnp.maximum(short, 0) * toward, 0)
 
 
 def conflict_gap(gram: jax.Array, weights: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mtlgrad_jax.ground.grams import check_gram, dot, without_scale
-from mtlgrad_jax.solvers import _active_set
+from mtlgrad_jax.solvers import _exact
 from mtlgrad_jax.solvers.certificates import min_norm_gap
 from mtlgrad_jax.solvers.min_norm import check_num_simplex, penalized, scale_to_simplex
 from mtlgrad_jax.typing import Gram, Solution
@@ -83,8 +83,8 @@ def frank_wolfe(
 
 def _fully_corrective(gram):
     everywhere = jnp.ones(gram.shape[0], bool)
-    quadratic, linear, ratio = penalized(gram, everywhere)
-    x, num_steps = _active_set.solve(quadratic, linear, start=jnp.zeros_like(linear))
+    program, ratio = penalized(gram, everywhere)
+    x, num_steps = _exact.solve(program, one_at_a_time=True)
     return _Iterate(scale_to_simplex(x * ratio, everywhere), jnp.zeros_like(x[0]), num_steps)
 
 

@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal, row_norms, without_scale
+from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal, round_lengths, row_norms, without_scale
+from mtlgrad_jax.solvers import _restricted
 from mtlgrad_jax.solvers.min_norm import min_norm
 from mtlgrad_jax.solvers.nnls import nnls
 from mtlgrad_jax.typing import Gram, Solution
@@ -57,13 +59,21 @@ def max_min_in_ball(gram: Gram, center: jax.Array, radius: jax.Array | float) ->
     finite = jnp.all(jnp.isfinite(gram)) & jnp.all(jnp.isfinite(center))
     safe = without_scale(jnp.where(finite, gram, jnp.eye(gram.shape[0], dtype=gram.dtype)))
     p = jnp.where(finite, center, 0)
-    along = dot(safe, p)
-    reach = jnp.asarray(radius, gram.dtype) * _length(safe, p)
+    reach = jnp.asarray(radius, gram.dtype)
+    x, shortest, num_steps = _solve(safe, p, reach)
+    gap = _gap(*lax.stop_gradient((safe, p, reach, x, shortest)))
+    return Solution(jnp.where(finite, x, jnp.nan), jnp.where(finite, gap, jnp.inf), num_steps)
+
+
+@jax.custom_jvp
+def _solve(gram, p, radius):
+    along = dot(gram, p)
+    reach = radius * _length(gram, p)
 
     def visit(level, num_steps):
-        x = nnls(safe, along - level).x
-        distance = _length(safe, x)
-        return _Level(level, x, distance, jnp.minimum(_bound(safe, along, reach, x), level), num_steps)
+        x = nnls(gram, along - level).x
+        distance = _length(gram, x)
+        return _Level(level, x, distance, jnp.minimum(_bound(gram, along, reach, x), level), num_steps)
 
     def unfinished(visited):
         outside = visited.distance > reach
@@ -71,13 +81,35 @@ def max_min_in_ball(gram: Gram, center: jax.Array, radius: jax.Array | float) ->
 
     # The levels that single tasks and the point of smallest norm allow: at a stationary point the latter is
     # zero, above which no direction would reach.
-    shortest = min_norm(safe).x
-    start = _first_bound(safe, along, reach, shortest)
+    shortest = min_norm(gram).x
+    start = _first_bound(gram, along, reach, shortest)
     first = visit(start, (0 * start).astype(jnp.int32))
     end = lax.while_loop(unfinished, lambda visited: visit(visited.lower, visited.num_steps + 1), first)
-    x = end.x * jnp.minimum(reach * reciprocal(end.distance), 1)
-    gap = _gap(safe, p, radius, x, shortest)
-    return Solution(jnp.where(finite, x, jnp.nan), jnp.where(finite, gap, jnp.inf), end.num_steps)
+    return end.x * jnp.minimum(reach * reciprocal(end.distance), 1), shortest, end.num_steps
+
+
+@_solve.defjvp  # pyright: ignore[reportArgumentType]
+def _move(primals, tangents):
+    """Differentiate Gx + Gp = ν where x is positive, and ‖Jᵀx‖ = r‖Jᵀp‖ if that holds."""
+    gram, p, radius = primals
+    gram_dot, p_dot, radius_dot = tangents
+    x, shortest, num_steps = _solve(gram, p, radius)
+    scaled, units = round_lengths(lax.stop_gradient(gram))
+    move = _restricted.differentiate(scaled, x > 0)
+    pull_dot = dot(gram_dot, p + x) + dot(gram, p_dot)
+    fixed = units * move(units * pull_dot)  # ẋ at a fixed level
+    raised = -units * move(units)  # per unit of the level
+
+    reach_square = dot(p, dot(gram, p))
+    reach_dot = radius * (
+        radius_dot * reach_square + radius * (dot(p, dot(gram, p_dot)) + dot(p, dot(gram_dot, p)) / 2)
+    )
+    slope = dot(gram, x)
+    growth = dot(slope, raised)
+    on_sphere = (dot(x, slope) >= 0.99 * radius * radius * reach_square) & (growth > 0)
+    level_dot = (reach_dot - dot(x, dot(gram_dot, x)) / 2 - dot(slope, fixed)) / jnp.where(on_sphere, growth, 1)
+    x_dot = fixed + raised * jnp.where(on_sphere, level_dot, 0)
+    return (x, shortest, num_steps), (x_dot, jnp.zeros_like(shortest), np.zeros((), jax.dtypes.float0))
 
 
 def max_min_gap(gram: Gram, center: jax.Array, radius: jax.Array | float, x: jax.Array) -> jax.Array:

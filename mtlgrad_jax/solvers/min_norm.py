@@ -2,10 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.core import Tracer
 
-from mtlgrad_jax.ground.grams import check_gram, normalize_rows, reciprocal, without_scale
-from mtlgrad_jax.solvers import _exact
+from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal, round_lengths, without_scale
+from mtlgrad_jax.solvers import _exact, _program, _restricted
 from mtlgrad_jax.solvers.certificates import min_norm_gap
 from mtlgrad_jax.typing import Gram, Solution
 
@@ -52,22 +54,34 @@ def _certified(gram, num_simplex):
     finite = jnp.all(jnp.isfinite(gram))
     safe = jnp.where(finite, gram, jnp.eye(gram.shape[0], dtype=gram.dtype))
     weights, num_steps = _solve(safe, on_simplex)
-    gap = min_norm_gap(safe, weights, num_simplex)
+    gap = min_norm_gap(lax.stop_gradient(safe), lax.stop_gradient(weights), num_simplex)
     return Solution(jnp.where(finite, weights, jnp.nan), jnp.where(finite, gap, jnp.inf), num_steps)
 
 
+@jax.custom_jvp
 def _solve(gram, on_simplex):
     no_steps = jnp.zeros((), jnp.int32)
     if gram.shape[0] == 1:
         return jnp.ones_like(gram[0]), no_steps
     if gram.shape[0] == 2:
         return jnp.where(on_simplex[1], _segment(gram), _half_space(gram)), no_steps
-
-    # With x = s·(α, λ) and M > 0 the penalised program min ½‖Jᵀx‖² + ½M(1 − Σ_simplex xᵢ)² is
-    # homogeneous apart from s, so its solution is exact for every M, not in a limit.
-    quadratic, linear, ratio = penalized(gram, on_simplex)
-    x, num_steps = _exact.solve(quadratic, linear)
+    program, ratio = penalized(gram, on_simplex)
+    x, num_steps = _exact.solve(program)
     return scale_to_simplex(x * ratio, on_simplex), num_steps
+
+
+@_solve.defjvp  # pyright: ignore[reportArgumentType]
+def _move(primals, tangents):
+    """Differentiate Gw = μ·1, Σw = 1 (both on the simplex) on the rows whose weights are positive."""
+    gram, on_simplex = primals
+    weights, num_steps = _solve(gram, on_simplex)
+    program, ratio = penalized(lax.stop_gradient(gram), on_simplex)
+    matrix, _ = _program.matrix_and_vector(program)
+    _, units = round_lengths(lax.stop_gradient(gram))
+    unit = jnp.max(jnp.where(on_simplex, units, 0))
+    x_dot = _restricted.differentiate(matrix, weights > 0)(units * unit * dot(tangents[0], weights))
+    weights_dot = ratio * x_dot - weights * dot(program.share, x_dot)
+    return (weights, num_steps), (weights_dot, np.zeros((), jax.dtypes.float0))
 
 
 def scale_to_simplex(weights, on_simplex):
@@ -79,17 +93,18 @@ def scale_to_simplex(weights, on_simplex):
 
 
 def penalized(gram, on_simplex):
-    """Return Q, c and the length of the shortest simplex row relative to every row.
+    """Return the program with a penalty, and w/x: the unit of every row in that of the shortest on the simplex.
 
-    M is the smallest squared length on the simplex: larger, it would swamp that task in float32.
+    The penalty is of the size of the smallest squared length on the simplex: larger, it would swamp that task.
     """
-    correlation, lengths = normalize_rows(gram)
+    quadratic, units = round_lengths(gram)
+    lengths = reciprocal(units)  # powers of two, zero for a zero row
     shortest = jnp.min(jnp.where(on_simplex, lengths, jnp.inf))
-    ratio = jnp.where(lengths > 0, shortest * reciprocal(lengths), on_simplex.astype(gram.dtype))  # limit at a zero row
+    ratio = jnp.where(lengths > 0, shortest * units, on_simplex.astype(gram.dtype))  # limit at a zero row
     share = jnp.where(on_simplex, ratio, 0)
     stationary = on_simplex & (lengths == 0)
-    correlation = correlation - jnp.diag(stationary.astype(gram.dtype))
-    return correlation + share[:, None] * share[None, :], -share, ratio
+    quadratic = quadratic - jnp.diag(stationary.astype(gram.dtype))
+    return _program.Program(quadratic, None, share), ratio
 
 
 def _segment(gram):

@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
-from mtlgrad_jax.ground.grams import normalize_rows, reciprocal
-from mtlgrad_jax.solvers import _exact
+from mtlgrad_jax.ground.grams import dot, normalize_rows, reciprocal, round_lengths
+from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
+from mtlgrad_jax.solvers import _exact, _program, _restricted
 from mtlgrad_jax.solvers.certificates import nnls_gap
 from mtlgrad_jax.typing import Solution
 
@@ -40,19 +43,36 @@ def nnls(quadratic: jax.Array, linear: jax.Array) -> Solution:
     finite = jnp.all(jnp.isfinite(quadratic)) & jnp.all(jnp.isfinite(linear))
     safe = jnp.where(finite, quadratic, jnp.eye(linear.shape[0], dtype=quadratic.dtype))
     target = jnp.where(finite, linear, 0)
-
-    correlation, lengths = normalize_rows(safe)
-    inverse = reciprocal(lengths)
-    pull = target * inverse
-    if linear.shape[0] == 1:
-        x, num_steps = jnp.maximum(-pull, 0), jnp.zeros((), jnp.int32)
-    elif linear.shape[0] == 2:
-        x, num_steps = _pair(correlation[0, 1], pull), jnp.zeros((), jnp.int32)
-    else:
-        x, num_steps = _exact.solve(correlation, pull)
-    x = x * inverse
-    gap = nnls_gap(safe, target, x)
+    x, num_steps = _solve(safe, target)
+    gap = nnls_gap(*lax.stop_gradient((safe, target, x)))
     return Solution(jnp.where(finite, x, jnp.nan), jnp.where(finite, gap, jnp.inf), num_steps)
+
+
+@jax.custom_jvp
+def _solve(quadratic, linear):
+    if linear.shape[0] <= 2:
+        correlation, lengths = normalize_rows(quadratic)
+        inverse = reciprocal(lengths)
+        pull = linear * inverse
+        x = jnp.maximum(-pull, 0) if linear.shape[0] == 1 else _pair(correlation[0, 1], pull)
+        return x * inverse, jnp.zeros((), jnp.int32)
+    scaled, units = round_lengths(quadratic)
+    pull = linear * units
+    exponent = exponent_of(jnp.max(jnp.abs(pull)))
+    x, num_steps = _exact.solve(_program.Program(scaled, scale_by_power_of_two(pull, -exponent), None))
+    return scale_by_power_of_two(x, exponent) * units, num_steps
+
+
+@_solve.defjvp  # pyright: ignore[reportArgumentType]
+def _move(primals, tangents):
+    """Differentiate Qx + c = 0 on the coordinates that are positive."""
+    quadratic, linear = primals
+    quadratic_dot, linear_dot = tangents
+    x, num_steps = _solve(quadratic, linear)
+    scaled, units = round_lengths(lax.stop_gradient(quadratic))
+    move = _restricted.differentiate(scaled, x > 0)
+    x_dot = units * move(units * (dot(quadratic_dot, x) + linear_dot))
+    return (x, num_steps), (x_dot, np.zeros((), jax.dtypes.float0))
 
 
 def _pair(cosine, pull):

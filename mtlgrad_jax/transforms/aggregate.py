@@ -62,7 +62,9 @@ def aggregate(
         that does not name `present` sees, in the place of an absent row, the mean of the others in its group, and
         what it gives to that goes to them.
       num_tasks: T. If given, T is checked, and the state keeps `gram`, `weights`, `gap` and
-        `num_nonfinite` of the last step (`AggregateState`; no Gram matrix for a method that does not read it). If
+        `num_nonfinite` of the last step (`AggregateState`; no Gram matrix for a method that does not read it). `gap`
+        is in units of the longest gradient and says little about much shorter ones: `diagnostics.worst_alignment`
+        and `relative_gap` of `gram` and `weights` are in units of the update itself, and no better than the truth. If
         not, the state is empty and any T goes; a method with memory needs it.
       axis_name: Mesh axis (or axes) over which parameters are split inside `shard_map`.
       nonfinite: What to do when a task's gradient has a NaN or an infinity. `"propagate"` lets it through;

@@ -107,3 +107,12 @@ def test_a_zero_primary_stops_pcd():
     weighting = weightings.pcd()
     weights, _ = weighting.update(gram_of(task_grads), weighting.init(2))
     assert not np.any(np.asarray(weights) @ task_grads)
+
+
+def test_pcd_hurts_no_auxiliary_where_gradients_are_nearly_dependent():
+    """Kahan's matrix of sixteen tasks, where the multipliers are large and a direction exists."""
+    rows = np.sin(1.2) ** np.arange(16)[:, None] * (np.eye(16) - np.cos(1.2) * np.triu(np.ones((16, 16)), 1))
+    weighting = weightings.pcd()
+    weights, _ = weighting.update(gram_of(rows.astype(np.float32)), weighting.init(16))
+    update = np.asarray(weights, np.float64) @ rows
+    assert np.all(rows[1:] @ update >= -1e-3 * np.linalg.norm(rows[1:], axis=1) * np.linalg.norm(update))
