@@ -16,6 +16,10 @@ WIDTH, NUM_INTERIOR, NUM_EDGE = 24, 192, 32
 WAVES = 2
 
 
+def _network(seed):
+    return pinn.init(jax.random.key(seed), (2, WIDTH, WIDTH, WIDTH, 1))
+
+
 def _nothing(seed):
     return {"seed": np.asarray(seed)}
 
@@ -52,7 +56,7 @@ def burgers():
 
     return Problem(
         "burgers", "ConFIG's problem (2408.11104), exact solution", ("initial", "boundary", "equation"), _nothing,
-        lambda seed: pinn.init(jax.random.key(seed), (2, WIDTH, WIDTH, WIDTH, 1)), batches, losses, _chosen_by(losses, batches),
+        _network, batches, losses, _chosen_by(losses, batches),
         lambda params, sample: _relative(pinn.apply(params, points), solution), None, 1500,
     )  # fmt: skip
 
@@ -77,6 +81,6 @@ def helmholtz():
 
     return Problem(
         "helmholtz", "DCGD's problem (2409.18426) with sin πx·sin 2πy", ("equation", "boundary"), _nothing,
-        lambda seed: pinn.init(jax.random.key(seed), (2, WIDTH, WIDTH, WIDTH, 1)), batches, losses, _chosen_by(losses, batches),
+        _network, batches, losses, _chosen_by(losses, batches),
         lambda params, sample: _relative(pinn.apply(params, points), exact(points)), None, 2000,
     )  # fmt: skip

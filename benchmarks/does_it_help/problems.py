@@ -77,7 +77,9 @@ def _area_under_curve(scores, target):
     return jnp.where(number > 0, jnp.sum(order * pairs) / jnp.where(number > 0, number, 1), 0.5)
 
 
-def supervised(name, source, tasks, kinds, sample, *, num_inputs, variances=None, batch_size=64, num_steps=1000, **more):
+def supervised(
+    name, source, tasks, kinds, sample, *, num_inputs, variances=None, batch_size=64, num_steps=1000, **more
+):
     """Make a problem of inputs and targets.
 
     A kind is a number of classes (judged by the share of errors), "binary" (by 1 − AUC) or "squares" (by the mean
@@ -94,7 +96,9 @@ def supervised(name, source, tasks, kinds, sample, *, num_inputs, variances=None
         which = jnp.minimum((size * places).astype(jnp.int32), size - 1)
         inputs, targets = (array[which] for array in arrays["train"])
         outputs = _outputs(params, inputs, kinds)
-        return jnp.stack([_loss(kind, out, targets[:, i]) for i, (kind, out) in enumerate(zip(kinds, outputs))])
+        return jnp.stack(
+            [_loss(kind, out, targets[:, i]) for i, (kind, out) in enumerate(zip(kinds, outputs, strict=True))]
+        )
 
     def errors(part, params, arrays):
         inputs, targets = arrays[part]
@@ -252,7 +256,7 @@ def two_signals():
 
 
 def visits():
-    """Visits to a doctor, log(1 + n), the task that counts, with chronic diseases and physical limitations beside it."""
+    """Visits to a doctor, log(1 + n), the task that counts, beside chronic diseases and physical limitations."""
     from statsmodels.datasets import randhie
 
     table = randhie.load_pandas().data

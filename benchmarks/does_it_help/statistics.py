@@ -1,8 +1,10 @@
 """What the numbers of one problem say: relative differences, ranks, paired tests, verdicts."""
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+import mtlgrad_jax as mtl
 from benchmarks.does_it_help import contestants, search
 
 LEVEL = 0.05
@@ -11,7 +13,7 @@ LEVEL = 0.05
 def errors_of(part, label, how):
     """Return the errors of a row, (seeds, T), or none if it failed."""
     if label == "single task":
-        return np.array([row[how] for row in part["single"]])[np.arange(len(part["tasks"])), :, np.arange(len(part["tasks"]))].T
+        return np.stack([np.array(row[how])[:, task] for task, row in enumerate(part["single"])], axis=1)
     if label == "equal weights":
         return np.array(part["trials"][0][how])
     if label == "tuned weights":
@@ -67,46 +69,58 @@ def paired(ours, theirs):
 
 def table_of(part, how):
     """Return one entry per row of a problem, methods that failed included."""
-    labels = [label for label in part["rows"] if errors_of(part, label, how) is not None]
+    methods = [label for label, row in part["rows"].items() if not row.get("failed")]
     baselines = ["single task"] * bool(part["single"]) + ["equal weights", "tuned weights"]
-    errors = {label: errors_of(part, label, how) for label in baselines + labels}
+    errors = {label: errors_of(part, label, how) for label in baselines + methods}
     counted = slice(None) if part["counts"] is None else slice(part["counts"], part["counts"] + 1)
-    ranks = stats.rankdata([e[:, counted] for e in errors.values()], axis=0).mean(axis=(1, 2))
-    deltas = {label: delta(part, e, how) for label, e in errors.items()}
-    same_budget = {label: delta(part, search.within(budget(part, label), part["trials"], how)[0], how) for label in labels}
-    corrected = {
-        "p, same budget": holm([paired(deltas[label], same_budget[label]) for label in labels]),
-        "p, whole search": holm([paired(deltas[label], deltas["tuned weights"]) for label in labels]),
+    ranks = stats.rankdata([each[:, counted] for each in errors.values()], axis=0).mean(axis=(1, 2))
+    deltas = {label: delta(part, each, how) for label, each in errors.items()}
+    tuned = {
+        "same budget": [
+            delta(part, search.within(budget(part, label), part["trials"], how)[0], how) for label in methods
+        ],
+        "whole search": [deltas["tuned weights"]] * len(methods),
     }
-    rows = {}
-    for (label, each), rank in zip(deltas.items(), ranks, strict=True):
-        rows[label] = {
+    rows = {
+        label: {
             "errors": errors[label].mean(0).round(5).tolist(),
             "delta": round(float(each.mean()), 3),
-            "spread": round(float(each.std(ddof=1)), 3) if len(each) > 1 else 0.0,
+            "spread": round(float(each.std(ddof=1)), 3),
             "rank": round(float(rank), 2),
             "hypervolume": hypervolume(part, errors[label]),
         }
-    for i, label in enumerate(labels):
-        gain = {
-            "same budget": float((deltas[label] - same_budget[label]).mean()),
-            "whole search": float((deltas[label] - deltas["tuned weights"]).mean()),
-        }
-        row = part["rows"][label]
-        cost = budget(part, label)
-        rows[label] |= {"cost": round(cost, 2), "share": round(cost / len(part["trials"]), 3)}
-        rows[label] |= {"time": round(row["seconds"] / part["plain seconds"], 2)}
-        rows[label] |= {"stops at": round(float(np.mean(row["stops at"])), 2)}
-        for against, value in gain.items():
-            p_value = float(corrected[f"p, {against}"][i])
-            outcome = "level" if p_value >= LEVEL else "better" if value < 0 else "worse"
-            rows[label][against] = {"difference": round(value, 3), "p": round(p_value, 4), "outcome": outcome}
-    failed = {label: {"failed": row["failed"]} for label, row in part["rows"].items() if row.get("failed")}
-    return rows | failed
+        for (label, each), rank in zip(deltas.items(), ranks, strict=True)
+    }
+    for against, theirs in tuned.items():
+        for label, versus in zip(methods, compared([deltas[label] for label in methods], theirs), strict=True):
+            rows[label] |= costs(part, label) | {against: versus}
+    return rows | {label: {"failed": row["failed"]} for label, row in part["rows"].items() if row.get("failed")}
+
+
+def compared(ours, theirs):
+    """Compare pairs of Δm over seeds, all of them together: difference, corrected p-value, outcome."""
+    p_values = holm([paired(one, other) for one, other in zip(ours, theirs, strict=True)])
+    differences = [float(np.mean(one - other)) for one, other in zip(ours, theirs, strict=True)]
+    outcome = lambda difference, p: "level" if p >= LEVEL else "better" if difference < 0 else "worse"
+    return [
+        {"difference": round(difference, 3), "p": round(float(p), 4), "outcome": outcome(difference, p)}
+        for difference, p in zip(differences, p_values, strict=True)
+    ]
+
+
+def costs(part, label):
+    """Return cost and time of a step in plain steps, the share of the whole search, and where it stops."""
+    row, cost = part["rows"][label], budget(part, label)
+    return {
+        "cost": round(cost, 2),
+        "share": round(cost / len(part["trials"]), 3),
+        "time": round(row["seconds"] / part["plain seconds"], 2),
+        "stops at": round(float(np.mean(row["stops at"])), 2),
+    }
 
 
 def hypervolume(part, errors):
-    """Return the mean over seeds of what errors dominate below the trivial ones, as a share; two or three tasks only."""
+    """Return the mean over seeds of the share below the trivial errors that errors dominate; two or three tasks."""
     if part["trivial"] is None or len(part["trivial"]) not in (2, 3):
         return None
     gains = np.maximum(1 - errors / np.array(part["trivial"]), 0)  # one point: the front's measure is a product
@@ -117,10 +131,6 @@ def front(part, how):
     """Return the same of the front of all trials, by `mtl.fronts.hypervolume`."""
     if part["trivial"] is None or len(part["trivial"]) not in (2, 3):
         return None
-    import jax.numpy as jnp
-
-    import mtlgrad_jax as mtl
-
     points = np.array([row[how] for row in part["trials"]]).swapaxes(0, 1) / np.array(part["trivial"])
     ones = jnp.ones(points.shape[2])
     return round(float(np.mean([mtl.fronts.hypervolume(jnp.asarray(each, jnp.float32), ones) for each in points])), 4)
@@ -129,7 +139,8 @@ def front(part, how):
 def headline(rows, against):
     """Say whether tuned weights match everything."""
     methods = {label: row[against] for label, row in rows.items() if against in row}
-    better = sorted((label for label in methods if methods[label]["outcome"] == "better"), key=lambda l: methods[l]["difference"])
+    better = [label for label, row in methods.items() if row["outcome"] == "better"]
+    better.sort(key=lambda label: methods[label]["difference"])
     worse = sum(row["outcome"] == "worse" for row in methods.values())
     text = "tuned weights match everything" if not better else f"{len(better)} beat tuned weights, first {better[0]}"
     return f"{text}; {worse} of {len(methods)} are worse"

@@ -37,7 +37,9 @@ class Course:
         self.samples = stack(*map(problem.sample, seeds))
         inits = [ravel_pytree(problem.init(seed)) for seed in seeds]
         self.params, unravel = stack(*(flat for flat, _ in inits)), inits[0][1]
-        self.batches, self.second_batches = (stack(*(self._batches(problem, (seed, k)) for seed in seeds)) for k in (0, 1))
+        self.batches, self.second_batches = (
+            stack(*(self._batches(problem, (seed, k)) for seed in seeds)) for k in (0, 1)
+        )
         self.losses = lambda params, batch, sample: problem.losses(unravel(params), batch, sample)
         judge = lambda params, sample: tuple(f(unravel(params), sample) for f in (problem.score, problem.errors))
         self._judge = jax.jit(lambda params: jax.vmap(jax.vmap(judge, (0, None)))(params, self.samples))
