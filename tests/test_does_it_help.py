@@ -28,13 +28,13 @@ def test_quick_study_writes_rows_verdicts_and_a_figure_and_goes_on_where_it_stop
     study("__main__").main(["--quick", "--out", str(tmp_path)])
     stored = json.loads((tmp_path / "does_it_help.json").read_text())
     rows = study("report").rows_of(stored, "digits")
-    assert {"single task", "equal weights", "tuned weights", "mgda", "uncertainty", "guarded upgrad"} == set(rows)
+    assert {"single task", "equal weights", "tuned weights", "uncertainty", "guarded mgda"} == set(rows)
     assert all(0 < error < 1 for row in rows.values() for error in row["errors"])
-    assert rows["uncertainty"]["cost"] == 1 < rows["mgda"]["time"]
+    assert rows["uncertainty"]["cost"] == 1 < rows["guarded mgda"]["time"]
     assert study("report").table(stored) in capsys.readouterr().out
     assert 5_000 < (tmp_path / "does_it_help.png").stat().st_size < 100_000
     study("__main__").main(["--quick", "--out", str(tmp_path)])
-    assert "digits: mgda" not in capsys.readouterr().out
+    assert "digits: uncertainty" not in capsys.readouterr().out
 
 
 def test_header_quotes_the_stored_figures(study):

@@ -9,7 +9,20 @@ from benchmarks.does_it_help import statistics
 
 STOPPING = ("stopped", "final")
 BUDGETS = ("same budget", "whole search")
-ABOUT = ("name", "source", "tasks", "trivial", "counts", "parameters", "steps", "seeds", "rate", "absent", "commit")
+ABOUT = (
+    "name",
+    "source",
+    "tasks",
+    "trivial",
+    "counts",
+    "parameters",
+    "steps",
+    "seeds",
+    "rate",
+    "absent",
+    "gradients",
+    "commit",
+)
 
 
 def collect(parts):

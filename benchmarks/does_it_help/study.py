@@ -38,6 +38,19 @@ def baselines(problem, course):
     }
 
 
+def gradients(course, rate):
+    """Return how gradients lie to each other in a training with equal weights."""
+    grams = course.grams(np.ones(course.num_tasks), rate).astype(float)
+    lengths = np.sqrt(np.maximum(np.diagonal(grams, axis1=-2, axis2=-1), np.finfo(float).tiny))
+    cosines = grams / (lengths[..., :, None] * lengths[..., None, :])
+    worst = cosines.min(axis=(-2, -1))
+    return {
+        "conflict": round(float(np.mean(worst < 0)), 3),
+        "worst cosine": round(float(worst.mean()), 3),
+        "longest to shortest": float(f"{np.median(lengths.max(-1) / lengths.min(-1)):.3g}"),
+    }
+
+
 def labels(names):
     """Return the rows of a problem: methods as chains, and those that are guarded too."""
     return [*names, *(f"guarded {name}" for name in contestants.GUARDED if name in names or name == "sum")]
@@ -66,7 +79,7 @@ def study(name, path, *, num_seeds, num_steps=None, num_trials=search.NUM_TRIALS
     settings = {"seeds": num_seeds, "steps": num_steps, "num_trials": num_trials}
     if any(part.get(key) != value for key, value in settings.items()):
         part = {}
-    if part and not set(wanted) - set(part["rows"]):
+    if "gradients" in part and not set(wanted) - set(part["rows"]):
         return part
     course = Course(problem, range(num_seeds), num_steps, num_trials)
     if not part:
@@ -76,6 +89,9 @@ def study(name, path, *, num_seeds, num_steps=None, num_trials=search.NUM_TRIALS
         part |= baselines(problem, course)
         path.write_text(json.dumps(part))
     part["absent"] = absent
+    if "gradients" not in part:
+        part["gradients"] = gradients(course, part["rate"])
+        path.write_text(json.dumps(part))
     for label in wanted:
         if label not in part["rows"]:
             part["rows"][label] = row(problem, course, label, part["rate"])

@@ -31,7 +31,7 @@ class Course:
     """A problem with the samples, initial values and batches of all seeds."""
 
     def __init__(self, problem, seeds, num_steps, num_trials=0):
-        self.num_trials = num_trials
+        self.num_trials, self._plain_program = num_trials, None
         self.num_tasks, self.num_steps = len(problem.tasks), num_steps // NUM_RECORDS * NUM_RECORDS
         stack = partial(jax.tree.map, lambda *rows: jnp.stack([jnp.asarray(row) for row in rows]))
         self.samples = stack(*map(problem.sample, seeds))
@@ -50,15 +50,29 @@ class Course:
 
     def plain(self, weights: Any, rate: float) -> Run:
         """Train with Adam on a sum of the losses with these weights, shape `(T,)`, one backward pass per step."""
-        args = jnp.asarray(weights, jnp.float32), jnp.asarray(rate, jnp.float32)
-        if not hasattr(self, "_plain"):
-            self._plain = self._compiled(_plain_step(self.losses), args)
-        return self._measured(self._plain, args)
+        return self._judged(*self._plain(weights, rate))
 
     def method(self, tx: optax.GradientTransformationExtraArgs, *, one_per_step: bool = False) -> Run:
         """Train with a transformation of stacked gradients."""
         make = lambda: (tx, partial(_method_step, self.losses, tx, one_per_step))
-        return self._measured(self._compiled(make, ()), ())
+        return self._judged(*self._run(self._compiled(make, ()), ()))
+
+    def grams(self, weights: Any, rate: float) -> np.ndarray:
+        """Train as `plain` does and return JJᵀ at the networks that are kept, shape `(seeds, records, T, T)`."""
+
+        def gram(params, batch, sample):
+            rows = mtl.task_value_and_grad(self.losses)(params, batch, sample)[1]
+            return rows @ rows.T
+
+        firsts = jax.tree.map(lambda batches: batches[:, :, 0], self.batches)
+        history, _ = self._plain(weights, rate)
+        return np.asarray(jax.jit(jax.vmap(jax.vmap(gram, (0, 0, None))))(history, firsts, self.samples))
+
+    def _plain(self, weights, rate):
+        args = jnp.asarray(weights, jnp.float32), jnp.asarray(rate, jnp.float32)
+        if self._plain_program is None:
+            self._plain_program = self._compiled(_plain_step(self.losses), args)
+        return self._run(self._plain_program, args)
 
     def _compiled(self, make, args):
         def train(params, sample, batches, second_batches, *args):
@@ -79,12 +93,14 @@ class Course:
         program = jax.jit(jax.vmap(train, (0, 0, 0, 0, *(None for _ in args))))
         return program.lower(self.params, self.samples, self.batches, self.second_batches, *args).compile()
 
-    def _measured(self, program, args):
+    def _run(self, program, args):
         """Run, and time in seconds of the processor, which other work on the machine hardly changes."""
         start = time.process_time()
         args = self.params, self.samples, self.batches, self.second_batches, *args
         history = jax.block_until_ready(program(*args))
-        seconds = (time.process_time() - start) / self.num_steps
+        return history, (time.process_time() - start) / self.num_steps
+
+    def _judged(self, history, seconds):
         scores, errors = map(np.asarray, jax.device_get(self._judge(history)))
         return Run(scores, errors, seconds)
 
