@@ -3,6 +3,7 @@
 import optax
 
 import mtlgrad_jax as mtl
+from mtlgrad_jax.typing import as_stateful
 
 BASELINES = {
     "mean": "equal weights",
@@ -44,10 +45,19 @@ def takes_one_per_step(name):
     return "O" in mtl.methods.claims()[name].needs
 
 
-def backward_passes(name, measured):
-    """Return what a step costs in plain steps: one for methods without G, which need no stack, else what was measured.
+def reads_gram(name):
+    """Say whether a method needs more than the losses."""
+    module = getattr(mtl.methods, name)
+    if hasattr(module, "weights"):
+        return as_stateful(module.weights).reads_gram
+    return not hasattr(module, "weighting") or module.weighting().reads_gram
 
-    `mtl.descent_direction` computes one backward pass for them; here they are given a stack like all others, so that
-    the batches are the same, and the time of that is not held against them.
+
+def backward_passes(name, measured):
+    """Return what a step costs in plain steps: what was measured, but one for methods that need no stack.
+
+    `mtl.descent_direction` computes one backward pass where no Gram matrix is read, and who takes one task's gradient
+    per step computes no other; here they are given a stack like all others, so that the batches are the same, and the
+    time of that is not held against them.
     """
-    return 1.0 if name in mtl.methods.claims() and mtl.methods.claims()[name].costs == "–" else max(1.0, measured)
+    return max(1.0, measured) if reads_gram(name) and not takes_one_per_step(name) else 1.0

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+WIDTH = 64
+
 
 class Problem(NamedTuple):
     """What a run starts from; `parts` of a sample are "train", "choose" and "judge"."""
@@ -31,11 +33,14 @@ class Problem(NamedTuple):
     counts: int | None = None  # the task that counts alone; None: all do
 
 
-def mlp(seed, sizes):
-    """Draw an MLP with He's variance."""
+def network(seed, num_inputs, kinds):
+    """Draw an MLP with He's variance; regressions start at zero, which is the mean of their targets."""
     rng = np.random.default_rng(seed)
     draw = lambda m, n: jnp.asarray(np.sqrt(2 / m) * rng.standard_normal((m, n)), jnp.float32)
-    return [{"w": draw(m, n), "b": jnp.zeros(n)} for m, n in itertools.pairwise(sizes)]
+    sizes = (num_inputs, WIDTH, WIDTH, sum(_widths(kinds)))
+    layers = [{"w": draw(m, n), "b": jnp.zeros(n)} for m, n in itertools.pairwise(sizes)]
+    starts = np.repeat([kind != "squares" for kind in kinds], _widths(kinds)).astype(np.float32)
+    return [*layers[:-1], {"w": layers[-1]["w"] * starts, "b": layers[-1]["b"]}]
 
 
 def apply(params, inputs):
@@ -85,7 +90,6 @@ def supervised(
     A kind is a number of classes (judged by the share of errors), "binary" (by 1 − AUC) or "squares" (by the mean
     squared error over the variance); `sample` is a function from a seed to {part: (inputs, targets (n, T))}.
     """
-    sizes = (num_inputs, 64, 64, sum(_widths(kinds)))
     variances = variances or (1.0,) * len(kinds)
 
     def batches(rng, num_batches):
@@ -106,7 +110,7 @@ def supervised(
         return jnp.stack([_error(kind, out, targets[:, i], v) for i, (kind, out, v) in enumerate(rows)])
 
     return Problem(
-        name, source, tasks, sample, lambda seed: mlp(seed, sizes), batches, losses,
+        name, source, tasks, sample, lambda seed: network(seed, num_inputs, kinds), batches, losses,
         lambda params, arrays: errors("choose", params, arrays), lambda params, arrays: errors("judge", params, arrays),
         tuple(1 - 1 / kind if isinstance(kind, int) else {"binary": 0.5, "squares": 1.0}[kind] for kind in kinds),
         num_steps, **more,
@@ -162,6 +166,7 @@ def solar_flare():
     columns = [np.array([x[name] for x, _ in rows]) for name in names]
     inputs = standardised(np.concatenate([c[:, None] == np.unique(c)[None] for c in columns], axis=1))
     targets = np.array([list(y.values()) for _, y in rows], float)
+    targets -= targets.mean(0)
     return supervised(
         "solar flare",
         "1066 regions × 10, UCI (CC BY 4.0), in river 0.26",
@@ -207,13 +212,12 @@ def overlapping_digits():
 
 def digits_in_units():
     """What the left digit is, and how much ink the right one has, in grey levels of 1/16: units that differ by far."""
+    from sklearn.datasets import load_digits
+
+    ink = load_digits().images.sum((1, 2))
 
     def targets_of(digits, pairs):
-        where = np.argsort(digits.identity)
-        rows = where[np.searchsorted(digits.identity[where], pairs.identity[:, 1])]
-        return np.stack([pairs.labels[:, 0], 16 * digits.images[rows].sum((1, 2))], axis=1)
-
-    from sklearn.datasets import load_digits
+        return np.stack([pairs.labels[:, 0], ink[pairs.identity[:, 1]] - ink.mean()], axis=1)
 
     return supervised(
         "digits, units",
@@ -222,7 +226,7 @@ def digits_in_units():
         (10, "squares"),
         lambda seed: _canvases(seed, targets_of),
         num_inputs=96,
-        variances=(1.0, float(load_digits().images.sum((1, 2)).var())),
+        variances=(1.0, float(ink.var())),
     )
 
 
@@ -262,6 +266,7 @@ def visits():
     table = randhie.load_pandas().data
     targets = table[["mdvis", "disea", "physlm"]].to_numpy(float)
     targets[:, 0] = np.log1p(targets[:, 0])
+    targets -= targets.mean(0)
     inputs = standardised(table[["lncoins", "idp", "lpi", "fmde", "hlthg", "hlthf", "hlthp"]].to_numpy(float))
     return supervised(
         "visits",

@@ -8,6 +8,7 @@ import numpy as np
 from benchmarks.does_it_help import statistics
 
 STOPPING = ("stopped", "final")
+COSTS = {"cost": 1, "share": 2, "time": 1, "stops at": 2}
 BUDGETS = ("same budget", "whole search")
 ABOUT = (
     "name",
@@ -124,10 +125,11 @@ def rows_table(stored, problem, stopping="stopped"):
         if row.get("failed"):
             lines.append((label, row["failed"][:40], *[""] * 11))
             continue
-        versus = row.get("same budget")
-        middle = [f"{versus['difference']:+.1f}", f"{versus['p']:.3f}", versus["outcome"]] if versus else [""] * 3
-        costs = [f"{row[key]:.{n}f}" for key, n in (("cost", 1), ("share", 2), ("time", 1), ("stops at", 2))]
-        costs = costs if versus else [""] * 4
+        middle, costs = [""] * 3, [""] * 4
+        if "same budget" in row:
+            versus = row["same budget"]
+            middle = [f"{versus['difference']:+.1f}", f"{versus['p']:.3f}", versus["outcome"]]
+            costs = [f"{row[key]:.{digits}f}" for key, digits in COSTS.items()]
         volume = "" if row["hypervolume"] is None else f"{row['hypervolume']:.3f}"
         errors = " ".join(f"{error:.3f}" for error in row["errors"][:3]) + (" …" if len(row["errors"]) > 3 else "")
         lines.append(
@@ -181,6 +183,8 @@ def write(parts, folder):
     stored["methods"] = summary(stored)
     (folder / "does_it_help.json").write_text(json.dumps(stored, ensure_ascii=False))
     draw(stored).savefig(folder / "does_it_help.png", dpi=80)
+    for about in stored["problems"]:
+        print(f"{about['name']}\n{rows_table(stored, about['name'])}\n")
     print(table(stored))
     print("\n" + "\n".join(stored["verdicts"]))
     return stored

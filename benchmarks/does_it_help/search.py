@@ -2,7 +2,7 @@
 
 import numpy as np
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 NUM_TRIALS = 16
 DECADES = 1.5  # a weight is 10 to the power of what is drawn between −1.5 and 1.5
 
