@@ -10,7 +10,7 @@ BASELINES = {
     "sum": "equal weights",
     "constant": "fixed weights, which the search tunes",
 }
-GUARDED = ("sum", "mgda", "upgrad", "nash_mtl", "uncertainty", "primary_aux")
+GUARDED = ("sum", "mgda", "upgrad", "primary_aux")
 
 
 def reason_against(name, claims, problem):

@@ -57,7 +57,7 @@ def burgers():
     return Problem(
         "burgers", "ConFIG's problem (2408.11104), exact solution", ("initial", "boundary", "equation"), _nothing,
         _network, batches, losses, _chosen_by(losses, batches),
-        lambda params, sample: _relative(pinn.apply(params, points), solution), None, 1500,
+        lambda params, sample: _relative(pinn.apply(params, points), solution), None, 1000,
     )  # fmt: skip
 
 
@@ -82,5 +82,5 @@ def helmholtz():
     return Problem(
         "helmholtz", "DCGD's problem (2409.18426) with sin πx·sin 2πy", ("equation", "boundary"), _nothing,
         _network, batches, losses, _chosen_by(losses, batches),
-        lambda params, sample: _relative(pinn.apply(params, points), exact(points)), None, 2000,
+        lambda params, sample: _relative(pinn.apply(params, points), exact(points)), None, 1000,
     )  # fmt: skip
