@@ -18,22 +18,23 @@ FULL = {"num_seeds": 10}
 FLAGS = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false --xla_cpu_multi_thread_eigen=false"
 
 
-def in_a_process(name, folder):
-    """Run one problem in a process with flags of its own; trainings this small use one core."""
+def in_a_process(names, folder):
+    """Run problems one after another in a process with flags of its own; trainings this small use one core."""
     environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"}
-    command = [sys.executable, "-m", "benchmarks.does_it_help", "--part", name, "--out", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.does_it_help", "--part", *names, "--out", str(folder)]
     subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2])
 
 
 def run_parts(names, folder, quick):
-    """Run problems, one on every core; what is stored already is not run again."""
+    """Run problems with as many tasks after each other, what is stored already not again; one process on every core."""
     from benchmarks.does_it_help.study import study
 
     folder.mkdir(parents=True, exist_ok=True)
     if quick:
         return [study(name, folder / f"{name}.json", **QUICK) for name in names]
+    alike = [[name for name in group if name in names] for group in problems.ALIKE]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda name: in_a_process(name, folder), names))
+        list(pool.map(lambda group: in_a_process(group, folder), filter(None, alike)))
     return [json.loads((folder / f"{name}.json").read_text()) for name in names]
 
 
@@ -41,13 +42,14 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.does_it_help", description=does_it_help.__doc__)
     parser.add_argument("--quick", action="store_true", help="one problem, two seeds, a few steps and methods")
     parser.add_argument("--only", nargs="+", choices=problems.NAMES, help="some problems")
-    parser.add_argument("--part", choices=problems.NAMES, help=argparse.SUPPRESS)
+    parser.add_argument("--part", nargs="+", choices=problems.NAMES, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     if options.part:
         from benchmarks.does_it_help.study import study
 
-        study(options.part, options.out / f"{options.part}.json", **FULL)
+        for name in options.part:
+            study(name, options.out / f"{name}.json", **FULL)
         return
     names = options.only or (["digits"] if options.quick else list(problems.NAMES))
     folder = options.out / ("does_it_help_quick" if options.quick else "does_it_help")

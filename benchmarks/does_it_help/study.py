@@ -21,7 +21,6 @@ def commit():
 def baselines(problem, course):
     """Train what comes first: the rate, random weights, and a network for each task alone."""
     num_tasks, equal = len(problem.tasks), np.ones(len(problem.tasks))
-    course.plain(equal, search.RATES[0])  # compiles
     tried = {rate: course.plain(equal, rate) for rate in search.RATES}
     scores = {rate: float(np.mean(search.criterion(problem, run.scores).min(-1))) for rate, run in tried.items()}
     rate = min(scores, key=scores.get)
@@ -58,10 +57,8 @@ def labels(names):
 
 def row(problem, course, label, rate):
     """Train a method; a failure is a row too."""
-    name = label.removeprefix("guarded ")
-    tx = contestants.optimizer(name, len(problem.tasks), rate, guarded=label != name)
     try:
-        run = course.method(tx, one_per_step=contestants.takes_one_per_step(name))
+        run = course.method(label, rate)
     except ValueError as error:
         return {"failed": str(error)}
     if not np.all(np.isfinite(run.errors)):
@@ -85,7 +82,7 @@ def study(name, path, *, num_seeds, num_steps=None, num_trials=search.NUM_TRIALS
     if not part:
         part = {"name": problem.name, "source": problem.source} | settings
         part |= {"tasks": problem.tasks, "trivial": problem.trivial, "counts": problem.counts, "rows": {}}
-        part |= {"parameters": int(course.params.shape[1]), "machine": machine(), "commit": commit()}
+        part |= {"parameters": course.num_params, "machine": machine(), "commit": commit()}
         part |= baselines(problem, course)
         path.write_text(json.dumps(part))
     part["absent"] = absent
