@@ -25,16 +25,20 @@ def study(monkeypatch):
 
 @pytest.mark.standard_promotion
 def test_quick_study_writes_rows_verdicts_and_a_figure_and_goes_on_where_it_stopped(study, tmp_path, capsys):
-    study("__main__").main(["--quick", "--out", str(tmp_path)])
+    main, so_far = study("__main__"), tmp_path / "does_it_help_so_far"
+    so_far.mkdir()
+    study("study").study("digits", so_far / "digits.json", **main.QUICK | {"only": ("uncertainty",)})
+    assert "digits: uncertainty" in capsys.readouterr().out
+    main.main(["--quick", "--out", str(tmp_path)])
     stored = json.loads((tmp_path / "does_it_help.json").read_text())
     rows = study("report").rows_of(stored, "digits")
     assert {"single task", "equal weights", "tuned weights", "uncertainty", "guarded mgda"} == set(rows)
     assert all(0 < error < 1 for row in rows.values() for error in row["errors"])
     assert rows["uncertainty"]["cost"] == 1 < rows["guarded mgda"]["time"]
-    assert study("report").table(stored) in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert study("report").table(stored) in printed
+    assert "digits: guarded mgda" in printed and "digits: uncertainty" not in printed and not so_far.exists()
     assert 5_000 < (tmp_path / "does_it_help.png").stat().st_size < 100_000
-    study("__main__").main(["--quick", "--out", str(tmp_path)])
-    assert "digits: uncertainty" not in capsys.readouterr().out
 
 
 def test_header_quotes_the_stored_figures(study):

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.does_it_help [--quick] [--only PROBLEM ...] [--out FOLDER]`; the package says what it is."""
+"""`python -m benchmarks.does_it_help [--quick] [--out FOLDER]`; the package says what it is."""
 
 import argparse
-import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import does_it_help
 from benchmarks.does_it_help import problems, report
+from benchmarks.does_it_help.study import study
 
 RESULTS = Path(__file__).parents[1] / "results"
 QUICK = {"num_seeds": 2, "num_steps": 40, "num_trials": 2, "only": ("uncertainty", "guarded mgda")}
@@ -25,36 +26,28 @@ def in_a_process(names, folder):
     subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2])
 
 
-def run_parts(names, folder, quick):
-    """Run problems with as many tasks after each other, what is stored already not again; one process on every core."""
-    from benchmarks.does_it_help.study import study
-
-    folder.mkdir(parents=True, exist_ok=True)
-    if quick:
-        return [study(name, folder / f"{name}.json", **QUICK) for name in names]
-    alike = [[name for name in group if name in names] for group in problems.ALIKE]
+def run_parts(folder):
+    """Run all problems, those with as many tasks after each other, and one process on every core."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda group: in_a_process(group, folder), filter(None, alike)))
-    return [json.loads((folder / f"{name}.json").read_text()) for name in names]
+        list(pool.map(lambda group: in_a_process(group, folder), problems.ALIKE))
+    return [study(name, folder / f"{name}.json", **FULL) for name in problems.NAMES]
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.does_it_help", description=does_it_help.__doc__)
     parser.add_argument("--quick", action="store_true", help="one problem, two seeds, a few steps and methods")
-    parser.add_argument("--only", nargs="+", choices=problems.NAMES, help="some problems")
     parser.add_argument("--part", nargs="+", choices=problems.NAMES, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     if options.part:
-        from benchmarks.does_it_help.study import study
-
         for name in options.part:
             study(name, options.out / f"{name}.json", **FULL)
         return
-    names = options.only or (["digits"] if options.quick else list(problems.NAMES))
-    folder = options.out / ("does_it_help_quick" if options.quick else "does_it_help")
-    parts = run_parts(names, folder, options.quick)
+    folder = options.out / "does_it_help_so_far"  # where an interrupted study goes on; a finished one starts anew
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [study("digits", folder / "digits.json", **QUICK)] if options.quick else run_parts(folder)
     report.write(parts, options.out)
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def digits_in_units():
         return np.stack([pairs.labels[:, 0], ink[pairs.identity[:, 1]] - ink.mean()], axis=1)
 
     return supervised(
-        "digits, units",
+        "digits in units",
         "the same canvases; the second target is a sum of grey levels, of variance 2000",
         ("left", "ink"),
         (10, "squares"),

@@ -84,6 +84,7 @@ def table_of(part, how):
     rows = {
         label: {
             "errors": errors[label].mean(0).round(5).tolist(),
+            "deltas": each.round(2).tolist(),
             "delta": round(float(each.mean()), 3),
             "spread": round(float(each.std(ddof=1)), 3),
             "rank": round(float(rank), 2),
