@@ -75,11 +75,16 @@ def _error(kind, output, target, variance):
 
 
 def _area_under_curve(scores, target):
-    """Return the share of pairs that are in the right order, a tie being half a pair."""
-    order = 0.5 + 0.5 * jnp.sign(scores[:, None] - scores[None, :])
-    pairs = target[:, None] * (1 - target[None, :])
-    number = jnp.sum(pairs)
-    return jnp.where(number > 0, jnp.sum(order * pairs) / jnp.where(number > 0, number, 1), 0.5)
+    """Return the share of pairs of one with and one without the label that are in the right order, by Mann and Whitney.
+
+    A tie is half a pair: U = Σ rank − n(n + 1)/2 over the n examples with the label, equal scores sharing their ranks.
+    """
+    in_order, number, others = jnp.sort(scores), jnp.sum(target), jnp.sum(1 - target)
+    below = jnp.searchsorted(in_order, scores, side="left", method="sort")
+    up_to = jnp.searchsorted(in_order, scores, side="right", method="sort")
+    ranks = 0.5 * (below + up_to + 1).astype(scores.dtype)
+    pairs = number * others
+    return jnp.where(pairs > 0, (jnp.sum(ranks * target) - number * (number + 1) / 2) / jnp.maximum(pairs, 1), 0.5)
 
 
 def supervised(name, source, tasks, kinds, sample, *, num_inputs, variances=None, batch_size=64, num_steps=600, **more):
