@@ -158,10 +158,10 @@ def draw(stored):
             row = by_problem[name].get(label, {})
             if "same budget" in row:
                 values[i, j] = row["same budget"]["difference"]
-                sure, strong = row["same budget"]["outcome"] != "level", abs(values[i, j]) > 22
-                look = {"color": "white" if strong else "black" if sure else "0.45", "fontsize": 7 if sure else 6}
+                sure, strong = row["same budget"]["outcome"] != "level", abs(values[i, j]) > 16
+                look = {"color": "white" if strong else "black" if sure else "0.35", "fontsize": 7 if sure else 6}
                 look |= {"ha": "center", "va": "center", "fontweight": "bold" if sure else "normal"}
-                ax.text(j, i, f"{values[i, j]:+.0f}", **look)
+                ax.text(j, i, f"{values[i, j]:+.{int(abs(values[i, j]) < 9.95)}f}", **look)
             elif row.get("failed"):
                 ax.text(j, i, "failed", ha="center", va="center", fontsize=6)
     ax.imshow(values, cmap="PuOr_r", vmin=-40, vmax=40, aspect="auto")
@@ -182,7 +182,7 @@ def write(parts, folder):
     stored["verdicts"] = verdicts(stored)
     stored["methods"] = summary(stored)
     (folder / "does_it_help.json").write_text(json.dumps(stored, ensure_ascii=False))
-    draw(stored).savefig(folder / "does_it_help.png", dpi=80)
+    draw(stored).savefig(folder / "does_it_help.png", dpi=70)
     for about in stored["problems"]:
         print(f"{about['name']}\n{rows_table(stored, about['name'])}\n")
     print(table(stored))
