@@ -17,13 +17,15 @@ HERE = Path(__file__).parent
 
 
 def scripts():
-    """Return the names of all modules here that define `main`, this one left out."""
-    return [
-        path.stem
-        for path in sorted(HERE.glob("*.py"))
-        if path.stem != "__main__"
-        and any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in ast.parse(path.read_text()).body)
-    ]
+    """Return the names of all modules and packages here that define `main`, this one left out."""
+    modules = {path.stem: path for path in HERE.glob("*.py") if path.stem != "__main__"}
+    packages = {path.parent.name: path for path in HERE.glob("*/__main__.py")}
+    return [name for name, path in sorted((modules | packages).items()) if _defines_main(path)]
+
+
+def _defines_main(path):
+    functions = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef))
+    return any(function.name == "main" for function in functions)
 
 
 def run(name, options):
