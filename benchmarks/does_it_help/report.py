@@ -182,7 +182,7 @@ def write(parts, folder):
     stored["verdicts"] = verdicts(stored)
     stored["methods"] = summary(stored)
     (folder / "does_it_help.json").write_text(json.dumps(stored, ensure_ascii=False))
-    draw(stored).savefig(folder / "does_it_help.png", dpi=70)
+    draw(stored).savefig(folder / "does_it_help.png", dpi=62)
     for about in stored["problems"]:
         print(f"{about['name']}\n{rows_table(stored, about['name'])}\n")
     print(table(stored))
