@@ -1,4 +1,4 @@
-"""Weights of every method differentiate: forward and reverse equal float64 differences, and nothing is NaN at a kink."""
+"""Weights of every method differentiate: forward and reverse equal float64 differences, no NaN at a kink."""
 
 import jax
 import jax.numpy as jnp
