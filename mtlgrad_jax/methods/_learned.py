@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from mtlgrad_jax.ground.grams import check_memory
 from mtlgrad_jax.ground.leaves import choose
@@ -27,7 +28,8 @@ def learner(optimizer: Optimizer | None, default: Optimizer, method: str) -> Lea
     """Let an optimiser move T numbers down a slope, those that are `moving`; the others rest with all it knows of them.
 
     It sees one number at a time. For an optimiser that works entry by entry, as Adam does, that is the same as all at
-    once, and a task that was away resumes with its own moments and its own count of steps.
+    once, and a task that was away resumes with its own moments and its own count of steps. A slope of exactly zero is a
+    constant to who differentiates: Adam divides by the root of its square.
     """
     chosen = default if optimizer is None else optimizer
     if not (hasattr(chosen, "init") and hasattr(chosen, "update")):
@@ -47,8 +49,11 @@ def learner(optimizer: Optimizer | None, default: Optimizer, method: str) -> Lea
     def descend(values, state, slope, moving):
         limit = float(jnp.finfo(values.dtype).max) ** 0.25  # moments are squares of it
         slope = jnp.clip(only(slope, moving), -limit, limit).astype(values.dtype)
+        flat = slope == 0
         with _promotion_of_optax():
-            moved = jax.vmap(step)(values, state, slope)
+            moved = jax.vmap(step)(values, state, jnp.where(flat, 1, slope))
+            rested = lax.stop_gradient(jax.vmap(step)(values, state, slope))
+        moved = jax.vmap(choose)(flat, rested, moved)
         return jax.vmap(choose)(moving, moved, (values, state))
 
     return Learner(init, descend)

@@ -101,7 +101,7 @@ def weights(
     if normalization in ("l2", "loss+"):
         lengths = row_norms(gram)
         unit = unit * jnp.where(lengths > 0, lengths, 1)
-        exponent = exponent + jnp.asarray(log2_scale)
+        exponent = exponent + jnp.where(lengths > 0, jnp.asarray(log2_scale), 0)
     inverse = reciprocal(unit)
     hull, move = fill_hull(gram * inverse[:, None] * inverse[None, :], present)
     return scale_by_power_of_two(move(solver(hull).x) * inverse, -exponent)

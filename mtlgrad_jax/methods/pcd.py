@@ -60,8 +60,8 @@ def weighting(
     """
 
     def init(num_tasks):
-        unknown = jnp.full((), jnp.finfo(jnp.float32).max, jnp.float32)
-        return PcdState(jnp.zeros(num_tasks, jnp.float32), jnp.zeros(num_tasks, jnp.int32), unknown)
+        rms = jnp.zeros(num_tasks)
+        return PcdState(rms, jnp.zeros(num_tasks, jnp.int32), jnp.full_like(rms, jnp.finfo(jnp.float32).max)[0])
 
     def update(gram, state, *, log2_scale=0, present=None):
         check_memory(state.rms, gram)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from mtlgrad_jax.ground.grams import check_memory, dot, reciprocal
+from mtlgrad_jax.ground.grams import check_memory, dot, reciprocal, row_norms
 from mtlgrad_jax.ground.presence import everyone, fill_hull, number
 from mtlgrad_jax.methods import _preference
 from mtlgrad_jax.methods._extras import check_cross_gram
@@ -93,7 +93,7 @@ def weighting(
         weights, total = restrict(state.weights.astype(gram.dtype), present)
         share = _preference.resolve(preference, gram, present)
         count = number(everyone(present, weights), gram.dtype)
-        unit = reciprocal(jnp.sum(jnp.sqrt(jnp.maximum(jnp.diagonal(cross_gram), 0))) / count)
+        unit = reciprocal(jnp.sum(row_norms(cross_gram)) / count)
         scaled = cross_gram * unit * unit
         towards = jnp.asarray(pull, gram.dtype) * share
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtlgrad_jax.solvers import alpha_fair, max_min_in_ball, min_norm, nnls
+from mtlgrad_jax.solvers import alpha_fair, min_norm, nnls
 
 NUM_TASKS = 4
 # The second argument is data, so that one compilation asks all values of it.
@@ -13,7 +13,6 @@ PROGRAMS = {
     "min_norm": (lambda gram, num_simplex: min_norm(gram, num_simplex).x, (4, 2, 1)),
     "nnls": (lambda gram, row: nnls(gram, gram[row] - gram[0]).x, (1, 2)),
     "alpha_fair": (lambda gram, alpha: alpha_fair(gram, alpha=1.0 * alpha).x, (1, 2)),
-    "max_min_in_ball": (lambda gram, _: max_min_in_ball(gram, gram[0] * 0 + 1 / gram.shape[0], 0.5).x, (0,)),
 }
 
 
