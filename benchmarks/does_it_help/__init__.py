@@ -82,7 +82,7 @@ oppose each other: the methods of equal projections and of projected conflicts b
 than twice the cost of a step; MGDA, FAMO and the logarithms of the losses do not learn it. On Burgers' equation, in
 this short training, one method is better, and that one sees two batches per step. For one task that counts the
 differences are in the first decimal of a per cent: the auxiliaries neither help nor hurt there. Rows behind the guard
-differ from those without it by less than their spread.
+differ from those without it by their spread over seeds or less.
 
 What limits this: methods at their defaults, which are not meant for this where a method is drawn to equal losses
 rather than low ones (`pbi`, `epo`, `cosmos`), follows one task at a time (`krum`), or is an optimiser itself and
