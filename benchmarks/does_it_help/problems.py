@@ -151,7 +151,7 @@ def yeast():
     return supervised(
         "yeast",
         "2417 genes × 103, Elisseeff & Weston 2001, MULAN's copy in river 0.26 (BSD-3-Clause; the data come without a "
-        "licence of their own, for research)",
+        "licence of their own)",
         tuple(f"class {number}" for number in range(1, 15)),
         ("binary",) * 14,
         in_parts(inputs, targets),
