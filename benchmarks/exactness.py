@@ -116,7 +116,7 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true", help="one size, one draw")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    sizes, num_draws = ((8,), 1) if options.quick else ((8, 64, 100), 3)
+    sizes, num_draws = ((8,), 1) if options.quick else ((8, 64, 128), 3)
     rows = []
     for family in FAMILIES | OPPOSED:
         for num_tasks in sizes:
