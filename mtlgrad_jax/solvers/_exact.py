@@ -74,7 +74,7 @@ def solve(
         enough = eps * jnp.maximum(jnp.abs(value), floor / 16)
         finished = complete & (jnp.minimum(step.gain, ahead) <= enough)
         flat = jnp.all((slope >= -8 * rounding) & (~step.free | (slope <= 8 * rounding)))
-        finished |= complete & flat & (step.gain > face.left / 2)  # what a step does not halve is below the ridge
+        finished |= complete & flat & (step.gain > 15 / 16 * face.left)  # what a step hardly lowers is below the ridge
         if program.share is not None:
             finished |= taken & flat & (value <= floor / 4)  # there the rounding of A itself decides
         return _Face(

@@ -35,10 +35,14 @@ def refine(gram: Gram, weights: Weights, slopes: jax.Array, num_simplex: int | N
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
-      >>> task_grads = jnp.array([[1.0, 0.0003, 0.0], [-1.0, 0.0003, 0.0002], [0.0, 1.0, 1.0]])
-      >>> gram = task_grads @ task_grads.T
+      >>> task_grads = jnp.array([[1.0, 1e-4, 0.0, 0.0], [-1.0, 1e-4, 2e-4, 0.0], [1.0, -5e-5, 3e-4, 1e-4]])
+      >>> jac = mtl.jacobians.stacked.Stacked(task_grads)  # or what `linearize` of any other way to hold J returns
+      >>> gram = jac.gram()
       >>> weights = mtl.solvers.min_norm(gram).x
-      >>> refined = mtl.solvers.refine(gram, weights, task_grads @ (weights @ task_grads))
+      >>> float(mtl.solvers.certificates.relative_gap(gram, weights))  # one: nothing is known of them
+      1.0
+      >>> mtl.solvers.refine(gram, weights, jac.push(jac.combine(weights))).round(4)
+      Array([0.5, 0.5, 0. ], dtype=float32)
     """
     num_tasks = check_gram(gram)
     on_simplex = jnp.arange(num_tasks) < check_num_simplex(num_simplex, num_tasks)
