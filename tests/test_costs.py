@@ -55,7 +55,8 @@ def test_gradients_are_read_twice(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_everything_else_is_as_small_as_the_gram_matrix(method):
     num_tasks, sizes = 5, (1001, 2003)
-    largest = num_tasks**3 if method == "upgrad" else num_tasks**2  # UPGrad solves T programs of T x T
+    # Six pieces of the bits of G, so that slopes are in twice the precision; UPGrad solves T programs of T x T.
+    largest = 6 * (num_tasks**3 if method == "upgrad" else num_tasks**2)
     given = {scale * size for size in sizes for scale in (1, num_tasks)}
     made = {
         num_entries(variable)
@@ -74,11 +75,11 @@ def test_one_or_two_tasks_cost_no_loop_and_no_factor(method, num_tasks):
     assert {"while", "scan"}.isdisjoint(equation.primitive.name for equation in equations(traced(method, num_tasks)))
 
 
-@pytest.mark.parametrize(("method", "num_loops"), [("mgda", 1), ("primary_aux", 1), ("dualproj", 1), ("upgrad", 2)])
-def test_more_tasks_cost_one_factor_a_step(method, num_loops):
-    """The fallback is in a branch; for UPGrad's programs, which run together, it is a second loop without steps."""
+@pytest.mark.parametrize("method", METHODS)
+def test_more_tasks_cost_one_factor_a_step(method):
+    """UPGrad's programs run together, in the same loop."""
     found = [equation.primitive.name for equation in equations(traced(method, 8))]
-    assert found.count("cholesky") == found.count("while") == num_loops
+    assert found.count("cholesky") == found.count("while") == 1
 
 
 @pytest.mark.parametrize("method", METHODS)

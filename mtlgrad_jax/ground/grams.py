@@ -47,7 +47,8 @@ def without_scale(gram: jax.Array) -> jax.Array:
 def row_norms(gram: jax.Array) -> jax.Array:
     """Return the length of every gradient, √Gᵢᵢ, shape `(T,)`; at a zero row its derivative is zero."""
     squares = jnp.diagonal(gram)
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    none = squares <= 0  # what is NaN stays NaN
+    return jnp.where(none, 0, jnp.sqrt(jnp.where(none, 1, squares)))
 
 
 def reciprocal(x: jax.Array) -> jax.Array:
