@@ -3,6 +3,8 @@
 Run without compilation, primitive by primitive: a program for each of a thousand trees would take an hour.
 """
 
+import os
+
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -82,8 +84,11 @@ def check(tree, num_tasks, seed):
     np.testing.assert_allclose(gram, (rows.conj() @ rows.T).real, rtol=1e-5, atol=1e-5)
 
 
-@hypothesis.settings(max_examples=1000, derandomize=True, database=None, deadline=None)
+NUMBER_OF_TREES = int(os.environ.get("NUMBER_OF_TREES", "1000"))
+
+
+@hypothesis.settings(max_examples=NUMBER_OF_TREES, derandomize=True, database=None, deadline=None)
 @hypothesis.given(trees, strategies.sampled_from([1, 3]), strategies.integers(0, 2**16))
-def test_a_thousand_random_trees(tree, num_tasks, seed):
+def test_random_trees(tree, num_tasks, seed):
     with jax.disable_jit():
         check(tree, num_tasks, seed)
