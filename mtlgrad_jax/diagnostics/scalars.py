@@ -21,16 +21,14 @@ from mtlgrad_jax.typing import PyTree
 def scalars(opt_state: PyTree, names: Iterable[str] | None = None) -> dict[str, Any]:
     """Describe the last step in a flat dict of numbers, for a CSV file, TensorBoard or Weights & Biases as it is.
 
-    | key                                     | meaning                                                            |
-    |-----------------------------------------|--------------------------------------------------------------------|
-    | `weight/A`, `length/A`                  | wᵢ, and ‖gᵢ‖                                                       |
-    | `cosine/A/B`, `alignment/A`             | cos(gᵢ, gⱼ), and cos(gᵢ, u)                                        |
-    | `gap`, `num_nonfinite/A`                | the method's certificate; steps so far with a broken gradient      |
-    | `num_hurt`, `conflicting_pairs`, …      | what `summarize` returns                                           |
-    | `step/cosine/A`, `step/cosine_before/A` | of `guard`: cos(gᵢ, −Δθ) of the step taken, and of the optimiser's |
-    | `step/multiplier/A`, `step/certificate` | of `guard`: who objected, and what is left of conflicts            |
-    | `step/num_hurt`                         | of `guard`: tasks whose loss the step taken raises                 |
-    | `micro_step`, `examples/A`              | of `accumulate`: since the last step                               |
+    - `weight/A`, `length/A`: wᵢ, and the length of gᵢ
+    - `cosine/A/B`, `alignment/A`: of gᵢ and gⱼ, and of gᵢ and u
+    - `gap`, `num_nonfinite/A`: the method's certificate; steps so far with a broken gradient
+    - `num_hurt`, `conflicting_pairs`, …: what `summarize` returns
+    - `step/cosine/A`, `step/cosine_before/A`: of `guard`, gᵢ and the step taken, and the optimiser's
+    - `step/multiplier/A`, `step/certificate`: of `guard`, who objected, and what is left of conflicts
+    - `step/num_hurt`: of `guard`, tasks whose loss the step taken raises
+    - `micro_step`, `examples/A`: of `accumulate`, since the last step
 
     Args:
       opt_state: Any pytree with the state of at least one method or `guard` of this package that was made with

@@ -15,8 +15,8 @@ from mtlgrad_jax.typing import AxisName, Claims, Nonfinite, StatefulWeighting
 
 CLAIMS = Claims("weight where the loss rises", keeps="PLZF", needs="LS", sums_to="1", costs="–")
 
-Variant = Literal["plain", "normalized", "loss_weighted"]
-VARIANTS = get_args(Variant)
+Form = Literal["plain", "normalized", "loss_weighted"]
+VARIANTS = get_args(Form)
 
 
 class SoftadaptState(NamedTuple):
@@ -26,7 +26,7 @@ class SoftadaptState(NamedTuple):
     known: jax.Array  # (T,) bool, whether there was one that is finite
 
 
-def weighting(*, beta: float = 0.1, variant: Variant = "plain") -> StatefulWeighting:
+def weighting(*, beta: float = 0.1, variant: Form = "plain") -> StatefulWeighting:
     """Weigh tasks by the change of their losses since the last call.
 
     w = softmax(βs),   sᵢ = Lᵢ(t) − Lᵢ(t−1)
@@ -87,7 +87,7 @@ def softadapt(
     num_tasks: int | None = None,
     *,
     beta: float = 0.1,
-    variant: Variant = "plain",
+    variant: Form = "plain",
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:

@@ -16,8 +16,16 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 BUILT = REPOSITORY / "build/pages"
 SOURCE, HTML = BUILT / "source", BUILT / "html"
-SHOWN = ["*.md", "notebooks/*.md", "notebooks/*.ipynb", "benchmarks/*.md", "tests/*.md", "benchmarks/results/*.png"]
-LINKED = ["benchmarks/*.py", "tests/*.py"]  # to be downloaded
+SHOWN = [
+    "*.md",
+    "notebooks/*.md",
+    "notebooks/examples/*.md",
+    "notebooks/*.ipynb",
+    "benchmarks/*.md",
+    "tests/*.md",
+    "benchmarks/results/*.png",
+]
+LINKED = ["benchmarks/**/*.py", "tests/*.py"]  # to be downloaded
 
 
 def lay_out() -> None:
@@ -30,9 +38,10 @@ def lay_out() -> None:
     readme = SOURCE / "README.md"
     text = readme.read_text().replace("](mtlgrad_jax/methods/README.md)", "](reference/methods.md)")
     readme.write_text(re.sub(r"\]\((notebooks/examples/\w+)\.py\)", r"](\1.md)", text))
+    recipes = SOURCE / "notebooks/examples/README.md"
+    recipes.write_text(re.sub(r"\]\((\w+)\.py\)", r"](\1.md)", recipes.read_text()))
     for example in REPOSITORY.glob("notebooks/examples/*.py"):
         target = (SOURCE / example.relative_to(REPOSITORY)).with_suffix(".md")
-        target.parent.mkdir(exist_ok=True)
         target.write_text(f"# {example.stem}\n\n```python\n{example.read_text()}```\n")
     for page, text in pages().items():
         target = SOURCE / f"reference/{page}.md"
