@@ -452,10 +452,14 @@ def draw(rows):
 
 
 def main(arguments=None):
+    parts = {"exponential": exponential, "continuation": continuation, "closed form": closed_form}
+    parts |= {"networks": networks, "costs": costs, "devices": devices}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few steps and members")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--only", nargs="+", default=None, help="parts to run; the others stay as they are stored")
+    parser.add_argument(
+        "--only", nargs="+", choices=parts, metavar="PART", help="parts to run; the others stay as they are stored"
+    )
     options = parser.parse_args(arguments)
     settings = {
         "exponential": {"names": tuple(METHODS), "num_steps": 3000},
@@ -475,14 +479,13 @@ def main(arguments=None):
             | {"num_steps": 3, "num_pairs": 200},
             "costs": {"counts": (2,), "rounds": 1},
         }
-    parts = {"exponential": exponential, "continuation": continuation, "closed form": closed_form}
-    parts |= {"networks": networks, "costs": costs, "devices": devices}
     stored = options.out / "fronts.json"
-    old = json.loads(stored.read_text()) if options.only else {"rows": {}, "seconds": {}}
+    last = stored if stored.exists() else RESULTS / stored.name
+    old = json.loads(last.read_text()) if options.only else {"rows": {}, "seconds": {}}
     rows, seconds = old["rows"], old["seconds"]
     for name in options.only or settings:
         begun = time.perf_counter()
-        rows[name] = parts[name](**settings[name])
+        rows[name] = parts[name](**settings.get(name, {}))
         seconds[name] = round(time.perf_counter() - begun, 1)
         print(f"{name}: {seconds[name]} s", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -260,7 +260,7 @@ def test_table_and_verdict_follow_the_numbers():
     assert table["misread, left digit"][:2] == ["40 ± 10 %", "10.00 ± 0.00 %"]
     assert table["steps: u hurts a task"][:2] == ["10.0%", "0.0%"]
     assert table["steps: step hurts a task"][:2] == ["20.0%", "0.0%"]
-    assert table["worst cosine of u"][:2] == ["-0.100", "0.000"]
+    assert table["worst cosine of u"][:2] == ["-0.100", "+0.000"]
     assert table["time, in plain steps"] == ["1", "1", "1.50", "2.25"]
     left, right = report.verdict(problem, runs).splitlines()
     assert "method 3.91 times less (3 to 5) than sum; method no clear difference (1 to 1 times less)" in left

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from mtlgrad_jax.demo.problem import Problem
+from mtlgrad_jax.demo.problem import NO_ERROR, Problem
 from mtlgrad_jax.demo.training import Run
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; lines and markers tell the runs apart once more.
@@ -40,7 +40,7 @@ def save(path: Path, problem: Problem, runs: dict[str, Run], *, title: str) -> N
 def _draw_errors(axes, name, number, runs):
     """Draw an error over the steps, geometric mean and range over seeds."""
     for (label, run), (colour, line, marker) in zip(runs.items(), STYLES, strict=True):
-        values = 100 * np.maximum(run.errors[:, :, number], 1e-6)
+        values = 100 * np.maximum(run.errors[:, :, number], NO_ERROR)
         middle = np.exp(np.log(values).mean(axis=1))
         axes.plot(run.checked_at, middle, line, color=colour, marker=marker, markersize=3, label=label)
         axes.fill_between(run.checked_at, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.15, lw=0)

@@ -7,6 +7,8 @@ import jax
 
 from mtlgrad_jax.typing import PyTree
 
+NO_ERROR = 1e-6  # what an error of zero, a share of one, counts as in ratios and on a logarithmic axis
+
 
 class Problem(NamedTuple):
     """Two losses of one network. What depends on the seed is in `data`, whose leaves have a leading axis of seeds."""

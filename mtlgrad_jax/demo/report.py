@@ -5,7 +5,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mtlgrad_jax.demo.problem import Problem
+from mtlgrad_jax.demo.problem import NO_ERROR, Problem
 from mtlgrad_jax.demo.training import CONFLICT, Run
 
 EXPLANATION = f"""\
@@ -38,7 +38,7 @@ def rows(problem: Problem, runs: dict[str, Run], costs: list[float]) -> list[tup
         table.append((f"steps: {label}", [f"{np.mean(getattr(run.tally, of)):.1%}" for run in measured]))
     table.append(("steps: step hurts a task", [f"{np.mean(run.tally.hurt_by_step):.1%}" for run in measured]))
     for label, of in (("u", "worst_of_direction"), ("step", "worst_of_step")):
-        table.append((f"worst cosine of {label}", [f"{_cosine(np.min(getattr(run.tally, of)))}" for run in measured]))
+        table.append((f"worst cosine of {label}", [f"{np.min(getattr(run.tally, of)):+z.3f}" for run in measured]))
     table.append(("time, in plain steps", ["1", "1", *(f"{cost:.2f}" for cost in costs)]))
     return table
 
@@ -60,7 +60,7 @@ def verdict(problem: Problem, runs: dict[str, Run]) -> str:
     parts = []
     for number, name in enumerate(problem.errors):
         others = ((method, summed), (method, scaled), (guarded, summed))
-        final = {name: np.maximum(run.errors[-1, :, number], 1e-6) for name, run in runs.items()}
+        final = {name: np.maximum(run.errors[-1, :, number], NO_ERROR) for name, run in runs.items()}
         compared = [f"{one} {_compare(final[one], final[other])} {other}" for one, other in others]
         parts.append(f"Verdict, {name}: {'; '.join(compared)}.")
     return "\n".join(parts)
@@ -92,10 +92,6 @@ def _spread(values):
     mean, deviation = np.mean(values), np.std(values, ddof=1)
     places = max(0, 1 - int(np.floor(np.log10(deviation)))) if deviation > 0 else 2
     return f"{mean:.{places}f} ± {deviation:.{places}f}"
-
-
-def _cosine(value):
-    return "0.000" if abs(value) < 5e-4 else f"{value:+.3f}"
 
 
 def _compare(chosen, baseline):
