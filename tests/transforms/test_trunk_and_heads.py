@@ -192,3 +192,28 @@ def test_heads_in_one_array_are_heads(name):
     update, _ = mtl.trunk_and_heads(mtl.mgda(), mask).update(rows, optax.MaskedState(optax.EmptyState()))
     expected = jax.grad(lambda params: jnp.sum(losses_fn(params)))(params)["heads"]
     np.testing.assert_allclose(update["heads"], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.standard_promotion
+@pytest.mark.parametrize("frozen", ["still", "near"])
+def test_with_a_frozen_leaf_a_broken_task_and_members_all_at_once(frozen):
+    """In the trunk or in a head, behind Adam and the guard; the third task has no labels in one of two members."""
+
+    def losses_fn(params, count):
+        hidden = jnp.tanh(params["trunk"] + params["still"])
+        near, far = jnp.sum((hidden - params["near"]) ** 2), jnp.sum((hidden + params["far"]) ** 2)
+        return near, far, jnp.sum(hidden**2) * count / count
+
+    params = {"trunk": jnp.ones(3), "still": jnp.ones(3), "near": jnp.zeros(3), "far": jnp.full(3, 2.0)}
+    shared = mtl.shared_leaves(losses_fn, params, 1.0)
+    labels = {name: "freeze" if name == frozen else "train" for name in params}
+    trained = optax.chain(mtl.trunk_and_heads(mtl.mgda(num_tasks=3), shared, nonfinite="drop_task"), optax.adam(1e-2))
+    tx = mtl.guard(optax.partition({"train": trained, "freeze": mtl.freeze()}, labels), num_tasks=3)
+
+    def step(count):
+        _, task_grads = mtl.task_value_and_grad(losses_fn)(params, count)
+        return tx.update(task_grads, tx.init(params), params)[0]
+
+    updates = jax.jit(jax.vmap(step))(jnp.array([1.0, 0.0]))
+    for name, update in updates.items():
+        assert np.all(update == 0) if name == frozen else np.all(np.isfinite(update)) and np.all(update != 0)
