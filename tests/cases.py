@@ -60,6 +60,14 @@ class Case:
         return "R" in self.claims.needs
 
     @property
+    def reads_more_than_the_gram(self) -> bool:
+        return bool(set("RX") & set(self.claims.needs))
+
+    @property
+    def reads_the_gram(self) -> bool:
+        return jax.eval_shape(self.make(self.num_tasks).init, jnp.zeros(3)).gram is not None
+
+    @property
     def one_per_step(self) -> bool:
         return "O" in self.claims.needs
 
@@ -76,8 +84,23 @@ def cases_of(name: str, claims: Claims) -> list[Case]:
     ]
 
 
+def one_of_each_kind(cases: list[Case]) -> list[Case]:
+    """Return all that are given more of J than its Gram matrix, and of the others one for each set of needs.
+
+    For questions about how J is read or what is done about it, which come before and after the weights: G is the same
+    to all that see nothing else. The one with the most promises speaks for its kind.
+    """
+    kinds: dict[Any, list[Case]] = {}
+    for case in cases:
+        alone = str(case) if case.reads_more_than_the_gram else ""
+        kinds.setdefault((alone, case.claims.needs, case.reads_the_gram), []).append(case)
+    return [max(kind, key=lambda case: len(case.claims.keeps)) for kind in kinds.values()]
+
+
 METHODS = [case for name, claims in mtl.methods.claims().items() for case in cases_of(name, claims)]
 PLAIN = [case for case in METHODS if not case.variant]
+if os.environ.get("ONE_OF_EACH_KIND"):  # see test_one_device
+    METHODS, PLAIN = one_of_each_kind(METHODS), one_of_each_kind(PLAIN)
 CROSSED: dict[str, list[str]] = {}  # from a promise to the tests that ask for it
 
 
