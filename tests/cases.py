@@ -63,7 +63,7 @@ class Case:
     def reads_more_than_the_gram(self) -> bool:
         return bool(set("RX") & set(self.claims.needs))
 
-    @property
+    @functools.cached_property
     def reads_the_gram(self) -> bool:
         return jax.eval_shape(self.make(self.num_tasks).init, jnp.zeros(3)).gram is not None
 
