@@ -1,5 +1,7 @@
 """J as a linear map: corners, ranges, rules of differentiation, and what it says when it cannot."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +22,19 @@ def losses_fn(params):
 
 def pair(function, params, **options):
     """Return the Gram matrices and scales of the matrix-free and the stacked Jacobian."""
-    _, task_grads = mtl.task_value_and_grad(function)(params)
-    _, jac = matrix_free.linearize(function, params, **options)
-    return jac.scaled_gram(), stacked.scaled_gram(task_grads)
+
+    @jax.jit
+    def grams(params):
+        _, task_grads = mtl.task_value_and_grad(function)(params)
+        _, jac = matrix_free.linearize(function, params, **options)
+        return jac.scaled_gram(), stacked.scaled_gram(task_grads)
+
+    return grams(params)
+
+
+@functools.cache
+def pair_at_scale(mode):
+    return jax.jit(lambda scale: pair(lambda params: losses_fn(params) * scale, PARAMS, mode=mode))
 
 
 def assert_same(ours, wanted, tolerance=1e-6):
@@ -41,10 +53,10 @@ def test_chunk_size_changes_nothing(mode, chunk_size):
 @MODES
 @pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-15, 1e15, 1e18, 1e30])
 def test_a_common_scale_leaves_range_for_no_product(mode, scale):
-    ours, wanted = pair(lambda params: losses_fn(params) * scale, PARAMS, mode=mode)
+    ours, wanted = pair_at_scale(mode)(jnp.float32(scale))
     assert_same(ours, wanted)
-    plain = jax.jit(mtl.weightings.mgda)(pair(losses_fn, PARAMS, mode=mode)[0][0])
-    assert jnp.allclose(mtl.weightings.mgda(ours[0]), plain, atol=1e-5)
+    plain, _ = pair_at_scale(mode)(jnp.float32(1))
+    assert jnp.allclose(mtl.weightings.mgda(ours[0]), mtl.weightings.mgda(plain[0]), atol=1e-5)
 
 
 @MODES
@@ -70,8 +82,7 @@ def test_a_task_that_is_not_finite_spoils_its_own_row_only(mode):
         return jnp.stack([losses_fn(params)[0], jnp.sum(jnp.sqrt(params["unused"])), losses_fn(params)[1]])
 
     params = dict(PARAMS, unused=jnp.zeros(2))
-    gram = pair(function, params, mode=mode)[0][0]
-    wanted = pair(function, params, mode=mode)[1][0]
+    (gram, _), (wanted, _) = pair(function, params, mode=mode)
     assert jnp.array_equal(jnp.isfinite(gram), jnp.isfinite(wanted))
 
 
@@ -168,6 +179,7 @@ def test_the_linearization_leaves_one_jit_and_enters_another():
 
 @MODES
 def test_vmap_and_scan(mode):
+    @jax.jit
     def gram(scale):
         return matrix_free.linearize(lambda params: losses_fn(params) * scale, PARAMS, mode=mode)[1].gram()
 
