@@ -138,11 +138,16 @@ def test_what_is_remembered_of_a_task_rests_while_it_is_away(case):
     """Or is forgotten, where it is a matter of the last step."""
     tx, away = make(case, np.ones(NUM_TASKS, bool)), 2
     rows, losses = steps_for(NUM_TASKS, num_steps=2)
-    state, _ = path_of(case, tx, rows, losses, np.ones((2, NUM_TASKS), bool))
-    extras = {"task": 0} if case.one_per_step else case.extras(rows[1], losses[1])
-    present = jnp.arange(NUM_TASKS) != away
-    _, after = tx.update(rows[1][0] if case.one_per_step else rows[1], state, present=present, **extras)
-    for old, new in zip(jax.tree.leaves(state.memory), jax.tree.leaves(after.memory), strict=True):
+
+    @jax.jit
+    def before_and_after(rows, losses):
+        state, _ = path_of(case, tx, rows, losses, jnp.ones((2, NUM_TASKS), bool))
+        extras = {"task": 0} if case.one_per_step else case.extras(rows[1], losses[1])
+        present = jnp.arange(NUM_TASKS) != away
+        _, after = tx.update(rows[1][0] if case.one_per_step else rows[1], state, present=present, **extras)
+        return state.memory, after.memory
+
+    for old, new in zip(*map(jax.tree.leaves, before_and_after(rows, losses)), strict=True):
         if old.shape[:1] == (NUM_TASKS,):
             assert np.array_equal(new[away], old[away]) or not np.any(new[away])
 
