@@ -14,7 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.solvers import _program, _restricted
+from mtlgrad_jax.solvers import _interior, _program, _restricted
+
+
+MANY = 64
 
 
 class _Face(NamedTuple):
@@ -75,6 +78,7 @@ def solve(
         finished = complete & (jnp.minimum(step.gain, ahead) <= enough)
         flat = jnp.all((slope >= -8 * rounding) & (~step.free | (slope <= 8 * rounding)))
         finished |= complete & flat & (step.gain > 15 / 16 * face.left)  # what a step hardly lowers is below the ridge
+        finished |= taken & flat & ~jnp.any(downhill) & (step.gain <= enough)
         if program.share is not None:
             finished |= taken & flat & (value <= floor / 4)  # there the rounding of A itself decides
         return _Face(
@@ -93,7 +97,11 @@ def solve(
     def unfinished(face):
         return ~face.done & (face.num_steps < 5 * vector.size + 20)
 
-    first = _at_zero(vector, one_at_a_time) if start is None else _at(program, rows, start, vector)
+    if start is None and vector.size >= MANY and not one_at_a_time:
+        start, num_steps = _interior.approach(program, rows)
+        first = _at(program, rows, start, vector)._replace(num_steps=num_steps)
+    else:
+        first = _at_zero(vector, one_at_a_time) if start is None else _at(program, rows, start, vector)
     end = lax.while_loop(unfinished, advance, first)
     return end.x, end.num_steps
 
