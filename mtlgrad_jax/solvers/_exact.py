@@ -97,12 +97,17 @@ def solve(
     def unfinished(face):
         return ~face.done & (face.num_steps < 5 * vector.size + 20)
 
-    if start is None and vector.size >= MANY and not one_at_a_time:
-        start, num_steps = _interior.approach(program, rows)
-        first = _at(program, rows, start, vector)._replace(num_steps=num_steps)
-    else:
-        first = _at_zero(vector, one_at_a_time) if start is None else _at(program, rows, start, vector)
-    end = lax.while_loop(unfinished, advance, first)
+    def attempt(face):
+        """Go on until a bold step fails; from then on, from where the path through the interior ends."""
+        failed = face.num_steps > 0
+        x, num_steps = _interior.approach(program, rows, failed)
+        other = _at(program, rows, x, vector)._replace(num_steps=face.num_steps + num_steps)
+        face = jax.tree.map(lambda a, b: jnp.where(failed, a, b), other, face)
+        return lax.while_loop(lambda face: unfinished(face) & (face.bold | failed), advance, face)
+
+    first = _at_zero(vector, one_at_a_time) if start is None else _at(program, rows, start, vector)
+    many = vector.size >= MANY and program.share is not None and start is None and not one_at_a_time
+    end = lax.while_loop(unfinished, attempt if many else advance, first)
     return end.x, end.num_steps
 
 

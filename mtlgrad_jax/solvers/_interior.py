@@ -28,12 +28,15 @@ class _Point(NamedTuple):
     num_steps: jax.Array  # () int32
 
 
-def approach(program: _program.Program, rows: _products.Digits) -> tuple[jax.Array, jax.Array]:
+def approach(
+    program: _program.Program, rows: _products.Digits, needed: jax.Array | bool
+) -> tuple[jax.Array, jax.Array]:
     """Go through the interior until the face of the solution shows.
 
     Args:
-      program: See `_program.Program`.
+      program: See `_program.Program`; with a share.
       rows: Its `_program.digits`.
+      needed: If false, no step is taken.
 
     Returns:
       x, shape `(n,)`, zero off the face, and the number of steps.
@@ -63,9 +66,7 @@ def approach(program: _program.Program, rows: _products.Digits) -> tuple[jax.Arr
         z = jnp.where(possible, jnp.maximum(point.z * (1 + length * z_change), eps * eps), point.z)
         slope, value = _program.evaluate(program, rows, x)
         total = jnp.sum(x)
-        near = jnp.sum(x * z) <= 8 * eps * jnp.maximum(jnp.abs(value), eps / 16)
-        if program.share is not None:
-            near |= value <= eps / 4  # there the rounding of A itself decides
+        near = (jnp.sum(x * z) <= 8 * eps * value) | (value <= eps / 4)  # there the rounding of A itself decides
         flat = jnp.all(~free | (jnp.abs(slope) <= 4 * eps * (total + jnp.abs(vector))))
         return _Point(x, z, slope, free, ~possible | (near & flat), point.num_steps + 1)
 
@@ -74,7 +75,7 @@ def approach(program: _program.Program, rows: _products.Digits) -> tuple[jax.Arr
 
     x = 0 * vector + vector.size / jnp.sum(jnp.abs(matrix))
     slope, _ = _program.evaluate(program, rows, x)
-    start = _Point(x, 0 * vector + 1, slope, x > 0, x[0] < 0, (0 * x[0]).astype(jnp.int32))
+    start = _Point(x, 0 * x + 1, slope, x > 0, (x[0] < 0) | ~needed, (0 * x[0]).astype(jnp.int32))
     end = lax.while_loop(unfinished, advance, start)
     return jnp.where(end.free, end.x, 0), end.num_steps
 
