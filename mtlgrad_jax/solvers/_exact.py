@@ -14,7 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.solvers import _program, _restricted
+from mtlgrad_jax.solvers import _interior, _program, _restricted
+
+
+MANY = 64
 
 
 class _Face(NamedTuple):
@@ -75,6 +78,7 @@ def solve(
         finished = complete & (jnp.minimum(step.gain, ahead) <= enough)
         flat = jnp.all((slope >= -8 * rounding) & (~step.free | (slope <= 8 * rounding)))
         finished |= complete & flat & (step.gain > 15 / 16 * face.left)  # what a step hardly lowers is below the ridge
+        finished |= taken & flat & ~jnp.any(downhill) & (step.gain <= enough)
         if program.share is not None:
             finished |= taken & flat & (value <= floor / 4)  # there the rounding of A itself decides
         return _Face(
@@ -93,8 +97,17 @@ def solve(
     def unfinished(face):
         return ~face.done & (face.num_steps < 5 * vector.size + 20)
 
+    def attempt(face):
+        """Go on until a bold step fails; from then on, from where the path through the interior ends."""
+        failed = face.num_steps > 0
+        x, num_steps = _interior.approach(program, rows, failed)
+        other = _at(program, rows, x, vector)._replace(num_steps=face.num_steps + num_steps)
+        face = jax.tree.map(lambda a, b: jnp.where(failed, a, b), other, face)
+        return lax.while_loop(lambda face: unfinished(face) & (face.bold | failed), advance, face)
+
     first = _at_zero(vector, one_at_a_time) if start is None else _at(program, rows, start, vector)
-    end = lax.while_loop(unfinished, advance, first)
+    many = vector.size >= MANY and program.share is not None and start is None and not one_at_a_time
+    end = lax.while_loop(unfinished, attempt if many else advance, first)
     return end.x, end.num_steps
 
 

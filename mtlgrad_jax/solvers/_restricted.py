@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from mtlgrad_jax.ground.grams import dot
 from mtlgrad_jax.solvers import _factor
@@ -26,6 +27,22 @@ def factorize(matrix: jax.Array, free: jax.Array, ridge: jax.Array | float) -> _
     mask = free.astype(matrix.dtype)
     diagonal = jnp.where(np.eye(mask.size, dtype=bool), (ridge * mask + (1 - mask))[None, :], 0)
     return _factor.cholesky(matrix * mask[:, None] * mask[None, :] + diagonal)
+
+
+def relative(matrix: jax.Array, x: jax.Array, diagonal: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return A∘xxᵀ plus a diagonal, the curvature of relative changes of x, scaled to a diagonal of ones, and its scale.
+
+    Args:
+      matrix: A, shape `(n, n)`.
+      x: Shape `(n,)`.
+      diagonal: Shape `(n,)`, positive.
+
+    Returns:
+      DMD and the diagonal of D, in which M = A∘xxᵀ + diag(diagonal) and (DMD)ᵢᵢ = 1.
+    """
+    curvature = matrix * x[:, None] * x[None, :] + jnp.diag(diagonal)
+    scale = lax.rsqrt(jnp.diagonal(curvature))
+    return curvature * scale[:, None] * scale[None, :], scale
 
 
 def differentiate(matrix: jax.Array, free: jax.Array) -> Callable[[jax.Array], jax.Array]:

@@ -154,7 +154,7 @@ def _newton(scaled, lengths, reward, alpha, needed):
     def advance(newton):
         v = newton.v
         reward = kappa * jnp.power(v, power)
-        matrix, inverse = _curvature(scaled, v, reward / alpha)
+        matrix, inverse = _restricted.relative(scaled, v, reward / alpha)
         factor = _restricted.factorize(matrix, v > 0, 2 * eps * num_tasks**0.5)
         change = factor.solve((reward - v * _progress(scaled, v)) * inverse) * inverse
         fall = jnp.max(-change)
@@ -179,7 +179,7 @@ def _move(primals, tangents):
     v, num_steps = _newton(*primals)
     kappa, power = _rewards(lengths, reward, alpha)
     target = kappa * jnp.power(v, power)
-    matrix, inverse = _curvature(scaled, v, target / alpha)
+    matrix, inverse = _restricted.relative(scaled, v, target / alpha)
     rise = target * (reward_dot / reward + (jnp.log(v) - jnp.log(lengths)) / (alpha * alpha) * alpha_dot)
     slope_dot = v * dot(scaled_dot, v) - rise
     v_dot = v * inverse * _restricted.differentiate(matrix, v > 0)(slope_dot * inverse)
@@ -189,13 +189,6 @@ def _move(primals, tangents):
 def _rewards(lengths, reward, alpha):
     power = 1 - 1 / alpha
     return reward * jnp.power(lengths, -power), power
-
-
-def _curvature(scaled, v, diagonal):
-    """Return Q∘vvᵀ plus a diagonal, scaled to a diagonal of ones, and its scale."""
-    matrix = scaled * v[:, None] * v[None, :] + jnp.diag(diagonal)
-    inverse = lax.rsqrt(jnp.diagonal(matrix))
-    return matrix * inverse[:, None] * inverse[None, :], inverse
 
 
 def _rescale(weights, degree, exponent):
