@@ -28,6 +28,22 @@ def factorize(matrix: jax.Array, free: jax.Array, ridge: jax.Array | float) -> _
     return _factor.cholesky(matrix * mask[:, None] * mask[None, :] + diagonal)
 
 
+def factorize_root(root: jax.Array, free: jax.Array, ridge: jax.Array | float) -> _factor.Factor:
+    """Factorise RRᵀ + ridge·I on the free coordinates, and the identity elsewhere, without squaring R.
+
+    Args:
+      root: R, shape `(n, m)`.
+      free: Boolean, shape `(n,)`.
+      ridge: A scalar.
+
+    Returns:
+      A factor, to the precision of R itself.
+    """
+    mask = free.astype(root.dtype)
+    diagonal = jnp.where(np.eye(mask.size, dtype=bool), (jnp.sqrt(ridge) * mask + (1 - mask))[None, :], 0)
+    return _factor.of_columns(jnp.concatenate([root.T * mask[None, :], diagonal]))
+
+
 def differentiate(matrix: jax.Array, free: jax.Array) -> Callable[[jax.Array], jax.Array]:
     """Return b ↦ −y, Ay = b on a face: how its minimum moves when the slope there rises by b.
 

@@ -6,13 +6,17 @@ itself. They count the rounding error that a Gram matrix is known to have, so th
 and where nothing is known they say so: −1, and 1.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from mtlgrad_jax.ground.grams import dot, reciprocal, round_lengths, row_norms
 from mtlgrad_jax.solvers import _products, _program, _restricted
+
+NUM_REPAIRS = 4
 
 
 def min_norm_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = None) -> jax.Array:
@@ -116,24 +120,70 @@ def relative_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = 
       >>> float(certificates.relative_gap(jnp.eye(2), jnp.array([1.0, 0.0]))) > 0.5
       True
     """
-    num_tasks = gram.shape[0]
-    on_simplex = jnp.arange(num_tasks) < (num_tasks if num_simplex is None else num_simplex)
     view = _look(gram, weights)
-    gains = _gains(view.scaled, view.z)
 
-    def bound(z):
+    def repair(gains, wanted):
+        """Gain as much more on every row as on the one that misses most: errors of G have no direction."""
+        missing, active = _missing(view, gains, wanted)
+        toward = _restricted.factorize(view.scaled, active, _tiny(view.z)).solve(jnp.where(active, gains.lengths, 0))
+        short = jnp.max(jnp.where(active, missing / gains.lengths, 0))
+        step = 1.25 * jnp.maximum(short, 0) * toward
+        return _gains(view.scaled, view.z + jnp.where(jnp.all(jnp.isfinite(step)), step, 0))
+
+    return _relative_gap(view, num_simplex, _gains(view.scaled, view.z), repair)
+
+
+def relative_gap_on_root(
+    gram: jax.Array, weights: jax.Array, root: jax.Array, rounding: jax.Array, num_simplex: int
+) -> jax.Array:
+    """Bound the same from a root of JJᵀ, which knows squares of lengths as well as J knows lengths.
+
+    Args:
+      gram: G, shape `(T, T)`, for lengths of rows only.
+      weights: As in `relative_gap`.
+      root: R, shape `(T, T)`, RRᵀ = JJᵀ up to the powers of two that bring the diagonal of G between one and four.
+      rounding: How far a row of R may be off, relative to its length.
+      num_simplex: Number of simplex rows.
+
+    Returns:
+      A scalar between 0 and 1, about 4·rounding of the longest gradient in the length of u.
+    """
+    view = _look(gram, weights)
+    gains_of = partial(_gains_on_root, root, jnp.sqrt(jnp.diagonal(view.scaled)), rounding)
+
+    def repair(gains, wanted):
+        """Gain on every row what it misses; rows without weight are looked at once the others are right."""
+        weighed = view.present & (view.z > 0)
+
+        def again(round, step):
+            high, low = step
+            missing, short = _missing(view, gains_of(view.z, high, low), wanted)
+            active = weighed | (short & (round > 0))
+            factor = _restricted.factorize_root(root, active, _tiny(view.z) ** 2)
+            high, error = _products.two_sum(high, factor.solve(jnp.where(active, missing + gains.error, 0)))
+            return high, low + error
+
+        return gains_of(view.z, *lax.fori_loop(0, NUM_REPAIRS, again, (0 * view.z, 0 * view.z)))
+
+    return _relative_gap(view, num_simplex, gains_of(view.z), repair)
+
+
+def _relative_gap(view, num_simplex, gains, repair):
+    num_tasks = view.z.shape[0]
+    on_simplex = jnp.arange(num_tasks) < (num_tasks if num_simplex is None else num_simplex)
+
+    def bound(there):
         """Return 1 − (‖u*‖/‖u‖)² at most, as ‖u*‖ is at least min ⟨gᵢ,d⟩/‖d‖ for a d that hurts no auxiliary."""
-        there = _gains(view.scaled, z)
         sure = there.slopes - there.error
         allowed = jnp.all(jnp.where(~on_simplex & view.present, sure >= 0, True))
         least = jnp.min(jnp.where(on_simplex, sure * view.ratio, jnp.inf)) / view.unit
         share = least * reciprocal(gains.square + gains.square_error)
-        share = share * least * reciprocal(there.square + there.square_error)
+        share = share * least * reciprocal(there.square + there.own_error)
         return jnp.where(allowed & (least > 0), jnp.clip(1 - share, 0, 1), 1)
 
     # At the optimum every active row gains ‖u‖², or nothing if it is an auxiliary.
     wanted = jnp.where(on_simplex, gains.square * view.unit * reciprocal(view.ratio), 0)
-    gap = jnp.minimum(bound(view.z), bound(view.z + _repair(view, gains, wanted)))
+    gap = jnp.minimum(bound(gains), bound(repair(gains, wanted)))
     return jnp.where(view.scale > 0, gap, 0)
 
 
@@ -153,6 +203,7 @@ class _Gains(NamedTuple):
     error: jax.Array  # (T,), how far they may be off
     square: jax.Array  # (), ‖u‖²
     square_error: jax.Array  # ()
+    own_error: jax.Array  # (), the same where u need not be a combination of rows, but some direction
     lengths: jax.Array  # (T,), ‖ĝᵢ‖
 
 
@@ -172,17 +223,32 @@ def _gains(scaled, z):
     high, low = _products.product(_products.of_matrix(scaled, _program.EXPONENT), z)
     slopes, lengths = high + low, jnp.sqrt(jnp.diagonal(scaled))
     total = dot(jnp.abs(z), lengths)
-    return _Gains(slopes, eps * lengths * total, dot(z, slopes), eps * total * total, lengths)
+    square_error = eps * total * total
+    return _Gains(slopes, eps * lengths * total, dot(z, slopes), square_error, square_error, lengths)
 
 
-def _repair(view, gains, wanted):
-    """Return what makes a direction gain what is wanted and more than the rounding error, if it is found."""
+def _gains_on_root(root, lengths, rounding, *parts):
+    """Of u = RᵀΣzₖ, which itself is exact; what is not known is how far rows are from those of R."""
+    columns, rows = (_products.of_matrix(factor, _program.EXPONENT, _products.EXACT) for factor in (root.T, root))
+    high, low = _products.product(columns, parts[0])
+    for part in parts[1:]:
+        more, rest = _products.product(columns, part)
+        high, error = _products.two_sum(high, more)
+        low = low + (error + rest)
+    slopes = sum(part for factor in (high, low) for part in _products.product(rows, factor))
+    square, z = dot(high, high), sum(parts)
+    length, off = jnp.sqrt(square), rounding * dot(jnp.abs(z), lengths)
+    return _Gains(slopes, rounding * lengths * length, square, off * (2 * length + off), 0 * off, lengths)
+
+
+def _tiny(weights):
+    return jnp.finfo(weights.dtype).eps.item() * weights.shape[0] ** 0.5
+
+
+def _missing(view, gains, wanted):
+    """Return what a direction gains less than what is wanted and the rounding error, and the rows that matter."""
     missing = wanted + gains.error - gains.slopes
-    active = view.present & ((view.z > 0) | (missing + gains.error > 0))
-    short = jnp.max(jnp.where(active, missing / gains.lengths, 0))
-    factor = _restricted.factorize(view.scaled, active, jnp.finfo(view.z.dtype).eps.item() * view.z.shape[0] ** 0.5)
-    toward = factor.solve(jnp.where(active, gains.lengths, 0))
-    return jnp.where(jnp.all(jnp.isfinite(toward)), 1.25 * jnp.maximum(short, 0) * toward, 0)
+    return missing, view.present & ((view.z > 0) | (missing + gains.error > 0))
 
 
 def conflict_gap(gram: jax.Array, weights: jax.Array) -> jax.Array:
