@@ -54,7 +54,8 @@ def product(matrix: Digits, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     bits, num_digits = _layout(x.size, x.dtype, matrix.extra)
     exponent = exponent_of(jnp.max(jnp.abs(x))) + 2
-    parts = dot(matrix.digits, _digits(scale_by_power_of_two(x, -exponent), x.size, matrix.extra)).reshape(num_digits, -1, num_digits)
+    digits = _digits(scale_by_power_of_two(x, -exponent), x.size, matrix.extra)
+    parts = dot(matrix.digits, digits).reshape(num_digits, -1, num_digits)
     high, low = 0 * parts[0, :, 0], 0 * parts[0, :, 0]
     for k in reversed(range(num_digits)):
         level = sum((parts[i, :, k - i] for i in range(1, k + 1)), parts[0, :, k]) * 2.0 ** (
@@ -63,6 +64,16 @@ def product(matrix: Digits, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         high, error = two_sum(level, high)
         low = low + error
     return scale_by_power_of_two(high, exponent), scale_by_power_of_two(low, exponent)
+
+
+def product_of_sum(matrix: Digits, *parts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return matrix·Σxₖ, each part smaller than the one before, as `product` does."""
+    highs, lows = jax.vmap(lambda x: product(matrix, x))(jnp.stack(parts))
+    high, low = highs[0], lows[0]
+    for more, rest in zip(highs[1:], lows[1:], strict=True):
+        high, error = two_sum(high, more)
+        low = low + (error + rest)
+    return two_sum(high, low)
 
 
 def two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:

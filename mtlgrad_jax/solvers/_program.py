@@ -66,25 +66,18 @@ def evaluate(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the slope, shape `(n,)`, and the value of the program at x, with a root at x + low."""
     _, linear, share, root = program
-    high, rest = _products.product(rows[0], x)
+    high, rest = _products.product(rows[0], x) if root is None else _products.product_of_sum(rows[0], x, low)
     if share is None:
         high, error = _products.two_sum(high, linear)
         slope = high + (rest + error)
         return slope, dot(x, slope + linear) / 2
-    if root is not None:
-        high, rest = _add(high, rest, *_products.product(rows[0], low))
     deficit, missing = _products.two_sum(high[-1], -jnp.ones_like(high[-1]))  # sᵀx − 1
     deficit = deficit + (missing + rest[-1])
-    high, rest = high[:-1], rest[:-1]
+    direction, (high, rest) = high[:-1], (high[:-1], rest[:-1])
     if root is not None:
-        square = dot(high, high)
-        high, rest = _add(*_products.product(rows[1], high), *_products.product(rows[1], rest))
+        high, rest = _products.product_of_sum(rows[1], high, rest)
     high, error = _products.two_sum(high, share * deficit)
     slope = high + (rest + error)
-    return slope, (dot(x, slope) - deficit) / 2 if root is None else (square + deficit * deficit) / 2
-
-
-def _add(high, rest, other, other_rest):
-    """Add two unevaluated sums."""
-    total, error = _products.two_sum(high, other)
-    return _products.two_sum(total, error + (rest + other_rest))
+    if root is not None:
+        return slope, (dot(direction, direction) + deficit * deficit) / 2
+    return slope, (dot(x, slope) - deficit) / 2

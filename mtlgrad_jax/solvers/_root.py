@@ -47,12 +47,12 @@ def measure(gram: jax.Array, products: Products) -> Root:
 
     def advance(last):
         measured = products(last.basis)
-        disagreement = jnp.abs(measured - dot(last.basis, gram)) / lengths
-        disagreement = jnp.max(disagreement / dot(jnp.abs(last.basis), lengths)[:, None])
+        sizes = dot(jnp.abs(last.basis), lengths)[:, None] * lengths[None, :]
+        disagreement = jnp.max(jnp.abs(measured - dot(last.basis, gram)) / sizes)
         rounding = jnp.where(last.root.num_passes == 0, jnp.maximum(disagreement, eps), last.root.rounding)
         upper = jnp.triu(dot(measured, last.basis.T))  # of a pair, the product that begins with the shorter
         values, vectors = jnp.linalg.eigh(upper + jnp.triu(upper, 1).T)
-        vectors = vectors / jnp.sqrt(jnp.maximum(values, floor))
+        vectors = vectors / jnp.sqrt(jnp.maximum(values, floor))[None, :]
         root = Root(dot(measured.T, vectors), rounding, last.root.num_passes + 1)
         return _Pass(dot(vectors.T, last.basis), root, values[0] < floor)
 
@@ -60,7 +60,7 @@ def measure(gram: jax.Array, products: Products) -> Root:
         return last.unresolved & (last.root.num_passes < NUM_PASSES)
 
     values, vectors = jnp.linalg.eigh(gram)
-    basis = (vectors / jnp.sqrt(jnp.maximum(values, floor))).T
+    basis = (vectors / jnp.sqrt(jnp.maximum(values, floor))[None, :]).T
     none = jnp.sum(0 * gram)  # varies over a mesh as the input does
     first = _Pass(basis, Root(0 * gram, none, none.astype(jnp.int32)), none == 0)
     return lax.while_loop(unfinished, advance, first).root

@@ -6,7 +6,6 @@ itself. They count the rounding error that a Gram matrix is known to have, so th
 and where nothing is known they say so: −1, and 1.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -121,16 +120,15 @@ def relative_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = 
       True
     """
     view = _look(gram, weights)
-
-    def repair(gains, wanted):
-        """Gain as much more on every row as on the one that misses most: errors of G have no direction."""
-        missing, active = _missing(view, gains, wanted)
-        toward = _restricted.factorize(view.scaled, active, _tiny(view.z)).solve(jnp.where(active, gains.lengths, 0))
-        short = jnp.max(jnp.where(active, missing / gains.lengths, 0))
-        step = 1.25 * jnp.maximum(short, 0) * toward
-        return _gains(view.scaled, view.z + jnp.where(jnp.all(jnp.isfinite(step)), step, 0))
-
-    return _relative_gap(view, num_simplex, _gains(view.scaled, view.z), repair)
+    gains, on_simplex = _gains(view.scaled, view.z), _on_simplex(gram, num_simplex)
+    missing, active = _missing(view, gains, _wanted(view, gains.square, on_simplex))
+    # Gain as much more on every row as on the one that misses most: errors of G have no direction.
+    toward = _restricted.factorize(view.scaled, active, _tiny(view.z)).solve(jnp.where(active, gains.lengths, 0))
+    step = 1.25 * jnp.maximum(jnp.max(jnp.where(active, missing / gains.lengths, 0)), 0) * toward
+    moved = _gains(view.scaled, view.z + jnp.where(jnp.all(jnp.isfinite(step)), step, 0))
+    square = gains.square + gains.square_error
+    gap = jnp.minimum(_bound(view, gains, square, on_simplex), _bound(view, moved, square, on_simplex))
+    return jnp.where(view.scale > 0, gap, 0)
 
 
 def relative_gap_on_root(
@@ -148,43 +146,45 @@ def relative_gap_on_root(
     Returns:
       A scalar between 0 and 1, about 4·rounding of the longest gradient in the length of u.
     """
-    view = _look(gram, weights)
-    gains_of = partial(_gains_on_root, root, jnp.sqrt(jnp.diagonal(view.scaled)), rounding)
+    view, on_simplex = _look(gram, weights), _on_simplex(gram, num_simplex)
+    factors = tuple(_products.of_matrix(factor, _program.EXPONENT, _products.EXACT) for factor in (root.T, root))
+    lengths = jnp.sqrt(jnp.diagonal(view.scaled))
 
-    def repair(gains, wanted):
+    def repair(round, carried):
         """Gain on every row what it misses; rows without weight are looked at once the others are right."""
-        weighed = view.present & (view.z > 0)
+        high, low, gap, square, longest = carried
+        gains = _gains_on_root(factors, lengths, rounding, view.z, high, low)
+        square = jnp.where(round == 0, gains.square, square)
+        longest = jnp.where(round == 0, gains.square + gains.square_error, longest)
+        missing, short = _missing(view, gains, _wanted(view, square, on_simplex))
+        active = view.present & ((view.z > 0) | (short & (round > 0)))
+        factor = _restricted.factorize_root(root, active, _tiny(view.z) ** 2)
+        high, error = _products.two_sum(high, factor.solve(jnp.where(active, missing + gains.error, 0)))
+        return high, low + error, jnp.minimum(gap, _bound(view, gains, longest, on_simplex)), square, longest
 
-        def again(round, step):
-            high, low = step
-            missing, short = _missing(view, gains_of(view.z, high, low), wanted)
-            active = weighed | (short & (round > 0))
-            factor = _restricted.factorize_root(root, active, _tiny(view.z) ** 2)
-            high, error = _products.two_sum(high, factor.solve(jnp.where(active, missing + gains.error, 0)))
-            return high, low + error
-
-        return gains_of(view.z, *lax.fori_loop(0, NUM_REPAIRS, again, (0 * view.z, 0 * view.z)))
-
-    return _relative_gap(view, num_simplex, gains_of(view.z), repair)
-
-
-def _relative_gap(view, num_simplex, gains, repair):
-    num_tasks = view.z.shape[0]
-    on_simplex = jnp.arange(num_tasks) < (num_tasks if num_simplex is None else num_simplex)
-
-    def bound(there):
-        """Return 1 − (‖u*‖/‖u‖)² at most, as ‖u*‖ is at least min ⟨gᵢ,d⟩/‖d‖ for a d that hurts no auxiliary."""
-        sure = there.slopes - there.error
-        allowed = jnp.all(jnp.where(~on_simplex & view.present, sure >= 0, True))
-        least = jnp.min(jnp.where(on_simplex, sure * view.ratio, jnp.inf)) / view.unit
-        share = least * reciprocal(gains.square + gains.square_error)
-        share = share * least * reciprocal(there.square + there.own_error)
-        return jnp.where(allowed & (least > 0), jnp.clip(1 - share, 0, 1), 1)
-
-    # At the optimum every active row gains ‖u‖², or nothing if it is an auxiliary.
-    wanted = jnp.where(on_simplex, gains.square * view.unit * reciprocal(view.ratio), 0)
-    gap = jnp.minimum(bound(gains), bound(repair(gains, wanted)))
+    none = 0 * view.scale
+    start = (0 * view.z, 0 * view.z, none + 1, none, none)
+    gap = lax.fori_loop(0, NUM_REPAIRS + 1, repair, start)[2]
     return jnp.where(view.scale > 0, gap, 0)
+
+
+def _on_simplex(gram, num_simplex):
+    num_tasks = gram.shape[0]
+    return jnp.arange(num_tasks) < (num_tasks if num_simplex is None else num_simplex)
+
+
+def _wanted(view, square, on_simplex):
+    """At the optimum every active row gains ‖u‖², or nothing if it is an auxiliary."""
+    return jnp.where(on_simplex, square * view.unit * reciprocal(view.ratio), 0)
+
+
+def _bound(view, gains, square, on_simplex):
+    """Return 1 − ‖u*‖²/‖u‖² at most, as ‖u*‖ is at least min ⟨gᵢ,d⟩/‖d‖ for a d that hurts no auxiliary."""
+    sure = gains.slopes - gains.error
+    allowed = jnp.all(jnp.where(~on_simplex & view.present, sure >= 0, True))
+    least = jnp.min(jnp.where(on_simplex, sure * view.ratio, jnp.inf)) / view.unit
+    share = least * reciprocal(square) * least * reciprocal(gains.square + gains.own_error)
+    return jnp.where(allowed & (least > 0), jnp.clip(1 - share, 0, 1), 1)
 
 
 class _View(NamedTuple):
@@ -227,17 +227,13 @@ def _gains(scaled, z):
     return _Gains(slopes, eps * lengths * total, dot(z, slopes), square_error, square_error, lengths)
 
 
-def _gains_on_root(root, lengths, rounding, *parts):
+def _gains_on_root(factors, lengths, rounding, *parts):
     """Of u = RᵀΣzₖ, which itself is exact; what is not known is how far rows are from those of R."""
-    columns, rows = (_products.of_matrix(factor, _program.EXPONENT, _products.EXACT) for factor in (root.T, root))
-    high, low = _products.product(columns, parts[0])
-    for part in parts[1:]:
-        more, rest = _products.product(columns, part)
-        high, error = _products.two_sum(high, more)
-        low = low + (error + rest)
-    slopes = sum(part for factor in (high, low) for part in _products.product(rows, factor))
-    square, z = dot(high, high), sum(parts)
-    length, off = jnp.sqrt(square), rounding * dot(jnp.abs(z), lengths)
+    columns, rows = factors
+    direction = _products.product_of_sum(columns, *parts)
+    slopes, _ = _products.product_of_sum(rows, *direction)
+    square = dot(direction[0], direction[0])
+    length, off = jnp.sqrt(square), rounding * dot(jnp.abs(sum(parts)), lengths)
     return _Gains(slopes, rounding * lengths * length, square, off * (2 * length + off), 0 * off, lengths)
 
 

@@ -58,7 +58,7 @@ def refine(
     known, start = jax.lax.stop_gradient((gram, weights))
     gap = certificates.relative_gap(known, start, num_simplex)
     none = jnp.zeros_like(gap, dtype=jnp.int32)
-    asked = gap > jnp.finfo(gram.dtype).eps ** 0.5
+    asked = gap > jnp.finfo(gram.dtype).eps.item() ** 0.5
 
     def measured():
         found = _solve(known, start, lambda basis: jax.lax.stop_gradient(products(basis)), num_simplex)
@@ -73,7 +73,7 @@ def _solve(gram, weights, products, num_simplex):
     """Solve the program on a root that is measured."""
     on_simplex = jnp.arange(gram.shape[0]) < num_simplex
     scaled, units = round_lengths(gram)
-    root = _root.measure(scaled, lambda basis: products(basis * units) * units)
+    root = _root.measure(scaled, lambda basis: products(basis * units[None, :]) * units[None, :])
     program, ratio = penalized(gram, on_simplex)
     start = jnp.where(ratio > 0, weights / jnp.where(ratio > 0, ratio, 1), 0)
     x, _ = _exact.solve(program._replace(root=root.rows), start, resolution=jnp.finfo(gram.dtype).eps.item())
