@@ -24,6 +24,7 @@ from mtlgrad_jax.typing import (
     PyTree,
     Rest,
     RowMethod,
+    Solution,
     StatefulWeighting,
     Weighting,
     Weights,
@@ -44,12 +45,13 @@ class Runner(NamedTuple):
     rest: Callable[..., Rest] | None  # (memory, **extras) -> a step that can be taken without G
     certificate: Picking  # (gram, weights, **evidence) -> gap; `present` if it names it
     num_primary: int | None
+    refine: Callable[..., Solution] | None  # (gram, weights, products) -> weights and gap
 
 
 def ready(method: Weighting | StatefulWeighting | RowMethod | Method) -> Runner:
     """Make any kind of method ready for steps."""
-    weighting, certificate, num_primary = method if isinstance(method, Method) else Method(method)
-    evidence = (picking_extras(certificate or _deepest_conflict_of, 2), num_primary)
+    weighting, certificate, num_primary, refine = method if isinstance(method, Method) else Method(method)
+    evidence = (picking_extras(certificate or _deepest_conflict_of, 2), num_primary, refine)
     if isinstance(weighting, RowMethod):
         update = picking_extras(weighting.update, 2)
         return Runner(weighting.init, update, True, weighting.needs_num_tasks, True, None, *evidence)
@@ -109,7 +111,7 @@ def take(method: Runner, jac: Jacobian, memory: PyTree, *, nonfinite: Nonfinite 
     if method.on_rows:
         return _take_on_rows(method, jac, seen, memory, nonfinite, extras)
     if method.rest is None:
-        weighed = _weigh(method, seen, memory, nonfinite, extras)
+        weighed = _weigh(method, jac, seen, memory, nonfinite, extras)
     else:
         weighed, seen = _weigh_if_due(method, jac, seen, memory, nonfinite, extras)
     attendance = _attendance(method, seen, nonfinite, extras)
@@ -158,13 +160,42 @@ def _glance(jac, extras):
     return _Seen(zero[:, None] + zero[None, :], jnp.sum(zero).astype(jnp.int32), finite)
 
 
-def _weigh(method, seen, memory, nonfinite, extras):
+def _weigh(method, jac, seen, memory, nonfinite, extras):
     attendance, gram = _attendance(method, seen, nonfinite, extras), seen.gram
     if attendance is not None:
         gram, extras = fill(gram, attendance.tasks, attendance.stand_in), extras | _told(attendance, extras)
     weights, memory = method.update(gram, memory, **extras | {"log2_scale": seen.log2_scale})
-    gap = method.certificate(gram, weights, **_evidence(extras))
+    if method.refine is None:
+        gap = method.certificate(gram, weights, **_evidence(extras))
+    else:
+        weights, gap, _ = method.refine(gram, weights, _products(jac, attendance, seen.log2_scale))
     return _Weighed(gram, seen.log2_scale, weights, gap, memory)
+
+
+def _products(jac, attendance, log2_scale):
+    """Return B ↦ B·JJᵀ / 4ᵏ, by directions and not by G, for a method that asks more than G knows.
+
+    Directions are held one at a time, but as a stack where rows are.
+    """
+    jac = jac.rows() if hasattr(jac, "rows") else jac
+    if isinstance(jac, Stacked):
+        jac = Stacked(jax.tree.map(_wide, jac.task_grads), jac.axis_name)
+
+    def product(weights):
+        if attendance is None:
+            return slopes_of(jac.combine(weights)).astype(weights.dtype)
+        direction = jac.combine(dot(weights, attendance.stand_in), keep=attendance.tasks)
+        slopes = slopes_of(direction).astype(weights.dtype)
+        return dot(attendance.stand_in, jnp.where(attendance.tasks, slopes, 0))
+
+    def slopes_of(direction):
+        return scale_by_power_of_two(jac.push(scale_tree(direction, -log2_scale)), -log2_scale)
+
+    return jax.vmap(product) if isinstance(jac, Stacked) else lambda basis: lax.map(product, basis)
+
+
+def _wide(leaf):
+    return leaf.astype(at_least_single(leaf.dtype)) if is_inexact(leaf) else leaf
 
 
 def _weigh_if_due(method, jac, glance, memory, nonfinite, extras):
@@ -173,7 +204,7 @@ def _weigh_if_due(method, jac, glance, memory, nonfinite, extras):
 
     def look():
         seen = _look(jac, extras)
-        weighed = _weigh(method, seen, memory, nonfinite, extras)
+        weighed = _weigh(method, jac, seen, memory, nonfinite, extras)
         return choose(rest.is_due, weighed, _as(weighed, rested)), seen.finite
 
     def reuse():

@@ -107,6 +107,7 @@ class Method(NamedTuple):
     weighting: Weighting | StatefulWeighting | RowMethod
     certificate: Callable[..., jax.Array] | None = None  # (gram, weights) -> the record's `gap`; None: deepest conflict
     num_primary: int | None = None  # leading rows that stand in for each other; None: all rows do
+    refine: Callable[..., Solution] | None = None  # (gram, weights, products) -> w and `gap`, `solvers.refine`
 
 
 class StepRecord(NamedTuple):

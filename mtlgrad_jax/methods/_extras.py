@@ -1,12 +1,16 @@
 """What a step hands to a method besides G: checked once, and with a defined answer where a loss has no logarithm."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from mtlgrad_jax.ground.grams import check_gram
 from mtlgrad_jax.ground.presence import leave_out
-from mtlgrad_jax.typing import Gram
+from mtlgrad_jax.solvers import refine as refine_weights
+from mtlgrad_jax.typing import Gram, Solution
 
 
 def check_losses(losses: ArrayLike | None, gram: Gram, method: str, *, name: str = "losses") -> jax.Array:
@@ -36,3 +40,13 @@ def check_cross_gram(
         )
     cross_gram = leave_out(cross_gram, present)
     return jnp.where(jnp.all(jnp.isfinite(cross_gram)), cross_gram, 0).astype(gram.dtype)
+
+
+def refinement(refine: bool, num_simplex: int | None = None) -> Callable[..., Solution] | None:
+    """Return what `typing.Method` is to ask J itself, None for nothing."""
+    if not isinstance(refine, bool):
+        raise ValueError(
+            f"expected refine to be True or False, got {refine!r}; with optax.inject_hyperparams, list it in "
+            "static_args."
+        )
+    return partial(refine_weights, num_simplex=num_simplex) if refine else None

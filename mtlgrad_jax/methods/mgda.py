@@ -13,7 +13,7 @@ from mtlgrad_jax.ground.logarithms import log_losses
 from mtlgrad_jax.ground.presence import everyone, fill_hull, leave_out, number, only
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.methods import _preference
-from mtlgrad_jax.methods._extras import check_losses
+from mtlgrad_jax.methods._extras import check_losses, refinement
 from mtlgrad_jax.solvers import min_norm
 from mtlgrad_jax.solvers.certificates import conflict_gap, min_norm_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -120,6 +120,7 @@ def mgda(
     normalization: Normalization = "none",
     preference: PerTask | None = None,
     solver: Solver | None = None,
+    refine: bool = False,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
@@ -136,13 +137,19 @@ def mgda(
       preference: p, shape `(T,)`, positive, in what proportion the tasks should gain; 1/T each by default.
       solver: Of the inner program; the exact `solvers.min_norm` by default. `optax.inject_hyperparams`, which takes
         functions for schedules, must list it in `static_args`.
+      refine: Whether to go past the precision of G near Pareto stationarity, see `solvers.refine`: where G does not
+        tell the weights, and only there, T products with J, as many as G takes. `gap` is then a bound of
+        (‖u‖² − ‖u*‖²)/‖u‖². Not with a normalisation or a preference.
       axis_name: Of the mesh, in `shard_map`; see `aggregate`.
       nonfinite: What NaN and infinity do, `"propagate"`, `"skip"` or `"drop_task"`; see `aggregate`.
 
     Returns:
       An Optax transformation of stacked task gradients. At a Pareto stationary point, and when a task's
       gradient is zero, its update is zero. `gap` is the Frank–Wolfe gap (with a normalisation or a
-      preference, the deepest conflict).
+      preference, the deepest conflict; with `refine`, relative to ‖u‖²).
+
+    Raises:
+      ValueError: If `refine` is no bool or meets a normalisation or a preference, and as `aggregate`.
 
     Example:
       >>> import jax.numpy as jnp, mtlgrad_jax as mtl
@@ -153,5 +160,10 @@ def mgda(
     """
     weigh = partial(weights, normalization=normalization, preference=preference, solver=solver or min_norm)
     plain = normalization == "none" and preference is None
-    method = Method(weigh, certificate=min_norm_gap if plain else _gap)
+    if refine is True and not plain:
+        raise ValueError(
+            f"mgda expected refine=False with normalization={normalization!r} and preference={preference!r}, got True; "
+            "it refines the shortest combination of the gradients as they are."
+        )
+    method = Method(weigh, certificate=min_norm_gap if plain else _gap, refine=refinement(refine))
     return aggregate(method, num_tasks, axis_name=axis_name, nonfinite=nonfinite)

@@ -6,6 +6,7 @@ import jax
 import optax
 
 from mtlgrad_jax.ground.presence import fill_hull
+from mtlgrad_jax.methods._extras import refinement
 from mtlgrad_jax.solvers import min_norm
 from mtlgrad_jax.solvers.certificates import min_norm_gap
 from mtlgrad_jax.transforms.aggregate import aggregate
@@ -64,6 +65,7 @@ def primary_aux(
     *,
     num_primary: int = 1,
     solver: Solver | None = None,
+    refine: bool = False,
     axis_name: AxisName = None,
     nonfinite: Nonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
@@ -76,6 +78,8 @@ def primary_aux(
       num_primary: p, how many of the first rows are primaries; 1 to T.
       solver: The solver of the inner program; exact by default. (None rather than a function, because
         `optax.inject_hyperparams` takes functions for schedules; list it in static_args there.)
+      refine: Whether to go past the precision of G where the primaries are nearly opposed, see `mgda` and
+        `solvers.refine`; `gap` is then a bound of (‖u‖² − ‖u*‖²)/‖u‖².
       axis_name: See `aggregate`.
       nonfinite: See `aggregate`.
 
@@ -92,5 +96,6 @@ def primary_aux(
       Array([1., 1.], dtype=float32)
     """
     weigh = partial(weights, num_primary=num_primary, solver=solver or min_norm)
-    method = Method(weigh, partial(min_norm_gap, num_simplex=num_primary), num_primary)
+    gap = partial(min_norm_gap, num_simplex=num_primary)
+    method = Method(weigh, gap, num_primary, refinement(refine, num_primary))
     return aggregate(method, num_tasks, axis_name=axis_name, nonfinite=nonfinite)

@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.solvers import _interior, _program, _restricted
-
+from mtlgrad_jax.solvers import _interior, _products, _program
 
 MANY = 64
 
 
 class _Face(NamedTuple):
     x: jax.Array  # (n,), not negative, zero where not free
+    low: jax.Array  # (n,), a rounding error of x; zero without a root, where G itself is not known so well
     slope: jax.Array  # (n,)
     value: jax.Array  # ()
     free: jax.Array  # (n,) bool
@@ -35,6 +35,7 @@ class _Face(NamedTuple):
 
 class _Step(NamedTuple):
     x: jax.Array  # (n,), where it leads
+    low: jax.Array  # (n,)
     free: jax.Array  # (n,) bool, without the coordinates that left
     gain: jax.Array  # (), twice what it was to gain
     weakest: jax.Array  # (), of the factor, squared
@@ -56,13 +57,18 @@ def solve(
     Returns:
       x, shape `(n,)`, and the number of steps, at most `5n + 20`.
     """
-    matrix, vector = _program.matrix_and_vector(program)
+    _, vector = _program.matrix_and_vector(program)
     rows = _program.digits(program)
     eps = jnp.finfo(vector.dtype).eps.item()
+    first_ridge, least_ridge = _program.ridges(program)
+
+    def lower(ridge):
+        """Follow the slopes, whose noise a ridge has to cover: they fall with every step."""
+        return ridge if program.root is None else jnp.maximum(ridge / 64, least_ridge)
 
     def advance(face):
-        step = _newton(matrix, face)
-        slope, value = _program.evaluate(program, rows, step.x)
+        step = _newton(program, face)
+        slope, value = _program.evaluate(program, rows, step.x, step.low)
         taken = step.possible & (~(face.bold & step.stopped) | (value < face.value))
         total = jnp.sum(step.x)
         rounding = eps * resolution * (total + jnp.abs(vector))
@@ -83,12 +89,13 @@ def solve(
             finished |= taken & flat & (value <= floor / 4)  # there the rounding of A itself decides
         return _Face(
             x=jnp.where(taken, step.x, face.x),
+            low=jnp.where(taken, step.low, face.low),
             slope=jnp.where(taken, slope, face.slope),
             value=jnp.where(taken, value, face.value),
             free=jnp.where(taken, step.free | entering, face.free),
             barred=~face.bold & ~arrived & (face.barred | (face.free & ~step.free)),
             bold=jnp.where(face.bold, taken | ~step.possible, arrived & (not one_at_a_time)),
-            ridge=jnp.where(step.possible, face.ridge, 16 * face.ridge),
+            ridge=jnp.where(step.possible, lower(face.ridge), 16 * face.ridge),
             left=jnp.where(complete, step.gain, jnp.inf),
             done=finished,
             num_steps=face.num_steps + 1,
@@ -101,20 +108,21 @@ def solve(
         """Go on until a bold step fails; from then on, from where the path through the interior ends."""
         failed = face.num_steps > 0
         x, num_steps = _interior.approach(program, rows, failed)
-        other = _at(program, rows, x, vector)._replace(num_steps=face.num_steps + num_steps)
+        other = _at(first, program, rows, x)._replace(num_steps=face.num_steps + num_steps)
         face = jax.tree.map(lambda a, b: jnp.where(failed, a, b), other, face)
         return lax.while_loop(lambda face: unfinished(face) & (face.bold | failed), advance, face)
 
-    first = _at_zero(vector, one_at_a_time) if start is None else _at(program, rows, start, vector)
+    first = _at_zero(vector, one_at_a_time, first_ridge)
+    first = first if start is None else _at(first, program, rows, start)
     many = vector.size >= MANY and program.share is not None and start is None and not one_at_a_time
     end = lax.while_loop(unfinished, attempt if many else advance, first)
     return end.x, end.num_steps
 
 
-def _newton(matrix, face):
+def _newton(program, face):
     """Go to the minimum of the face: projected if bold, else up to the first coordinate that would turn negative."""
-    mask = face.free.astype(matrix.dtype)
-    factor = _restricted.factorize(matrix, face.free, face.ridge)
+    mask = face.free.astype(face.x.dtype)
+    factor = _program.factorize(program, face.free, face.ridge)
     step = -factor.solve(face.slope * mask)
     possible = jnp.all(jnp.isfinite(step))
     step = jnp.where(possible, step, 0)
@@ -122,29 +130,34 @@ def _newton(matrix, face):
     room = jnp.where(outside & ~face.bold, face.x / jnp.where(step < 0, -step, 1), 1)
     length = jnp.minimum(jnp.min(room), 1)
     free = face.free & ~(outside & (face.bold | (room <= length)))
-    x = jnp.where(free, jnp.maximum(face.x + length * step, 0), 0)
-    return _Step(x, free, -jnp.sum(step * face.slope), factor.weakest**2, jnp.any(outside), possible)
+    x, low = face.x + length * step, face.low
+    if program.root is not None:
+        x, error = _products.two_sum(face.x, length * step)
+        x, low = _products.two_sum(x, jnp.where(free, error + low, 0))
+    x = jnp.where(free, jnp.maximum(x, 0), 0)
+    return _Step(x, low, free, -jnp.sum(step * face.slope), factor.weakest**2, jnp.any(outside), possible)
 
 
-def _at_zero(vector, one_at_a_time):
+def _at_zero(vector, one_at_a_time, ridge):
     zero = 0 * vector  # varies over a mesh as the input does
     infinite = zero[0] + jnp.inf
     downhill = vector == jnp.min(vector) if one_at_a_time else vector < 0
     none = zero[0].astype(jnp.int32)
     return _Face(
         x=zero,
+        low=zero,
         slope=vector,
         value=infinite,
         free=downhill,
         barred=zero > 0,
         bold=none == (1 if one_at_a_time else 0),
-        ridge=zero[0] + 4 * jnp.finfo(vector.dtype).eps * vector.size**0.5,
+        ridge=zero[0] + ridge,
         left=infinite,
         done=none > 0,
         num_steps=none,
     )
 
 
-def _at(program, rows, x, vector):
-    slope, value = _program.evaluate(program, rows, x)
-    return _at_zero(vector, False)._replace(x=x, slope=slope, value=value, free=(x > 0) | (slope < 0))
+def _at(face, program, rows, x):
+    slope, value = _program.evaluate(program, rows, x, face.low)
+    return face._replace(x=x, slope=slope, value=value, free=(x > 0) | (slope < 0))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.solvers import _program, _products, _restricted
+from mtlgrad_jax.solvers import _products, _program, _restricted
 
 MAX_STEPS = 25
 SHORT = 0.99  # of the way to the border
@@ -29,12 +29,12 @@ class _Point(NamedTuple):
 
 
 def approach(
-    program: _program.Program, rows: _products.Digits, needed: jax.Array | bool
+    program: _program.Program, rows: tuple[_products.Digits, ...], needed: jax.Array | bool
 ) -> tuple[jax.Array, jax.Array]:
     """Go through the interior until the face of the solution shows.
 
     Args:
-      program: See `_program.Program`; with a share.
+      program: See `_program.Program`; with a share and no root.
       rows: Its `_program.digits`.
       needed: If false, no step is taken.
 
@@ -64,7 +64,7 @@ def approach(
         possible = jnp.all(jnp.isfinite(x_change) & jnp.isfinite(z_change))
         x = jnp.where(possible, jnp.maximum(point.x * (1 + length * x_change), eps * eps), point.x)
         z = jnp.where(possible, jnp.maximum(point.z * (1 + length * z_change), eps * eps), point.z)
-        slope, value = _program.evaluate(program, rows, x)
+        slope, value = _program.evaluate(program, rows, x, 0 * x)
         total = jnp.sum(x)
         near = (jnp.sum(x * z) <= 8 * eps * value) | (value <= eps / 4)  # there the rounding of A itself decides
         flat = jnp.all(~free | (jnp.abs(slope) <= 4 * eps * (total + jnp.abs(vector))))
@@ -74,7 +74,7 @@ def approach(
         return ~point.done & (point.num_steps < MAX_STEPS)
 
     x = 0 * vector + vector.size / jnp.sum(jnp.abs(matrix))
-    slope, _ = _program.evaluate(program, rows, x)
+    slope, _ = _program.evaluate(program, rows, x, 0 * x)
     start = _Point(x, 0 * x + 1, slope, x > 0, (x[0] < 0) | ~needed, (0 * x[0]).astype(jnp.int32))
     end = lax.while_loop(unfinished, advance, start)
     return jnp.where(end.free, end.x, 0), end.num_steps

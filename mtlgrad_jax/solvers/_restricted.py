@@ -30,7 +30,7 @@ def factorize(matrix: jax.Array, free: jax.Array, ridge: jax.Array | float) -> _
 
 
 def relative(matrix: jax.Array, x: jax.Array, diagonal: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return A∘xxᵀ plus a diagonal, the curvature of relative changes of x, scaled to a diagonal of ones, and its scale.
+    """Return A∘xxᵀ plus a diagonal, the curvature of relative changes of x, scaled to ones on its diagonal; and how.
 
     Args:
       matrix: A, shape `(n, n)`.
@@ -43,6 +43,22 @@ def relative(matrix: jax.Array, x: jax.Array, diagonal: jax.Array) -> tuple[jax.
     curvature = matrix * x[:, None] * x[None, :] + jnp.diag(diagonal)
     scale = lax.rsqrt(jnp.diagonal(curvature))
     return curvature * scale[:, None] * scale[None, :], scale
+
+
+def factorize_root(root: jax.Array, free: jax.Array, ridge: jax.Array | float) -> _factor.Factor:
+    """Factorise RRᵀ + ridge·I on the free coordinates, and the identity elsewhere, without squaring R.
+
+    Args:
+      root: R, shape `(n, m)`.
+      free: Boolean, shape `(n,)`.
+      ridge: A scalar.
+
+    Returns:
+      A factor, to the precision of R itself.
+    """
+    mask = free.astype(root.dtype)
+    diagonal = jnp.where(np.eye(mask.size, dtype=bool), (jnp.sqrt(ridge) * mask + (1 - mask))[None, :], 0)
+    return _factor.of_columns(jnp.concatenate([root.T * mask[None, :], diagonal]))
 
 
 def differentiate(matrix: jax.Array, free: jax.Array) -> Callable[[jax.Array], jax.Array]:

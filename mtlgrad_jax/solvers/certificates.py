@@ -10,9 +10,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from mtlgrad_jax.ground.grams import dot, reciprocal, round_lengths, row_norms
 from mtlgrad_jax.solvers import _products, _program, _restricted
+
+NUM_REPAIRS = 4
 
 
 def min_norm_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = None) -> jax.Array:
@@ -116,25 +119,72 @@ def relative_gap(gram: jax.Array, weights: jax.Array, num_simplex: int | None = 
       >>> float(certificates.relative_gap(jnp.eye(2), jnp.array([1.0, 0.0]))) > 0.5
       True
     """
-    num_tasks = gram.shape[0]
-    on_simplex = jnp.arange(num_tasks) < (num_tasks if num_simplex is None else num_simplex)
     view = _look(gram, weights)
-    gains = _gains(view.scaled, view.z)
-
-    def bound(z):
-        """Return 1 − (‖u*‖/‖u‖)² at most, as ‖u*‖ is at least min ⟨gᵢ,d⟩/‖d‖ for a d that hurts no auxiliary."""
-        there = _gains(view.scaled, z)
-        sure = there.slopes - there.error
-        allowed = jnp.all(jnp.where(~on_simplex & view.present, sure >= 0, True))
-        least = jnp.min(jnp.where(on_simplex, sure * view.ratio, jnp.inf)) / view.unit
-        share = least * reciprocal(gains.square + gains.square_error)
-        share = share * least * reciprocal(there.square + there.square_error)
-        return jnp.where(allowed & (least > 0), jnp.clip(1 - share, 0, 1), 1)
-
-    # At the optimum every active row gains ‖u‖², or nothing if it is an auxiliary.
-    wanted = jnp.where(on_simplex, gains.square * view.unit * reciprocal(view.ratio), 0)
-    gap = jnp.minimum(bound(view.z), bound(view.z + _repair(view, gains, wanted)))
+    gains, on_simplex = _gains(view.scaled, view.z), _on_simplex(gram, num_simplex)
+    missing, active = _missing(view, gains, _wanted(view, gains.square, on_simplex))
+    # Gain as much more on every row as on the one that misses most: errors of G have no direction.
+    toward = _restricted.factorize(view.scaled, active, _tiny(view.z)).solve(jnp.where(active, gains.lengths, 0))
+    step = 1.25 * jnp.maximum(jnp.max(jnp.where(active, missing / gains.lengths, 0)), 0) * toward
+    moved = _gains(view.scaled, view.z + jnp.where(jnp.all(jnp.isfinite(step)), step, 0))
+    square = gains.square + gains.square_error
+    gap = jnp.minimum(_bound(view, gains, square, on_simplex), _bound(view, moved, square, on_simplex))
     return jnp.where(view.scale > 0, gap, 0)
+
+
+def relative_gap_on_root(
+    gram: jax.Array, weights: jax.Array, root: jax.Array, rounding: jax.Array, num_simplex: int
+) -> jax.Array:
+    """Bound the same from a root of JJᵀ, which knows squares of lengths as well as J knows lengths.
+
+    Args:
+      gram: G, shape `(T, T)`, for lengths of rows only.
+      weights: As in `relative_gap`.
+      root: R, shape `(T, T)`, RRᵀ = JJᵀ up to the powers of two that bring the diagonal of G between one and four.
+      rounding: How far a row of R may be off, relative to its length.
+      num_simplex: Number of simplex rows.
+
+    Returns:
+      A scalar between 0 and 1, about 4·rounding of the longest gradient in the length of u.
+    """
+    view, on_simplex = _look(gram, weights), _on_simplex(gram, num_simplex)
+    factors = tuple(_products.of_matrix(factor, _program.EXPONENT, _products.EXACT) for factor in (root.T, root))
+    lengths = jnp.sqrt(jnp.diagonal(view.scaled))
+
+    def repair(round, carried):
+        """Gain on every row what it misses; rows without weight are looked at once the others are right."""
+        high, low, gap, square, longest = carried
+        gains = _gains_on_root(factors, lengths, rounding, view.z, high, low)
+        square = jnp.where(round == 0, gains.square, square)
+        longest = jnp.where(round == 0, gains.square + gains.square_error, longest)
+        missing, short = _missing(view, gains, _wanted(view, square, on_simplex))
+        active = view.present & ((view.z > 0) | (short & (round > 0)))
+        factor = _restricted.factorize_root(root, active, _tiny(view.z) ** 2)
+        high, error = _products.two_sum(high, factor.solve(jnp.where(active, missing + gains.error, 0)))
+        return high, low + error, jnp.minimum(gap, _bound(view, gains, longest, on_simplex)), square, longest
+
+    none = 0 * view.scale
+    start = (0 * view.z, 0 * view.z, none + 1, none, none)
+    gap = lax.fori_loop(0, NUM_REPAIRS + 1, repair, start)[2]
+    return jnp.where(view.scale > 0, gap, 0)
+
+
+def _on_simplex(gram, num_simplex):
+    num_tasks = gram.shape[0]
+    return jnp.arange(num_tasks) < (num_tasks if num_simplex is None else num_simplex)
+
+
+def _wanted(view, square, on_simplex):
+    """At the optimum every active row gains ‖u‖², or nothing if it is an auxiliary."""
+    return jnp.where(on_simplex, square * view.unit * reciprocal(view.ratio), 0)
+
+
+def _bound(view, gains, square, on_simplex):
+    """Return 1 − ‖u*‖²/‖u‖² at most, as ‖u*‖ is at least min ⟨gᵢ,d⟩/‖d‖ for a d that hurts no auxiliary."""
+    sure = gains.slopes - gains.error
+    allowed = jnp.all(jnp.where(~on_simplex & view.present, sure >= 0, True))
+    least = jnp.min(jnp.where(on_simplex, sure * view.ratio, jnp.inf)) / view.unit
+    share = least * reciprocal(square) * least * reciprocal(gains.square + gains.own_error)
+    return jnp.where(allowed & (least > 0), jnp.clip(1 - share, 0, 1), 1)
 
 
 class _View(NamedTuple):
@@ -153,6 +203,7 @@ class _Gains(NamedTuple):
     error: jax.Array  # (T,), how far they may be off
     square: jax.Array  # (), ‖u‖²
     square_error: jax.Array  # ()
+    own_error: jax.Array  # (), the same where u need not be a combination of rows, but some direction
     lengths: jax.Array  # (T,), ‖ĝᵢ‖
 
 
@@ -172,17 +223,28 @@ def _gains(scaled, z):
     high, low = _products.product(_products.of_matrix(scaled, _program.EXPONENT), z)
     slopes, lengths = high + low, jnp.sqrt(jnp.diagonal(scaled))
     total = dot(jnp.abs(z), lengths)
-    return _Gains(slopes, eps * lengths * total, dot(z, slopes), eps * total * total, lengths)
+    square_error = eps * total * total
+    return _Gains(slopes, eps * lengths * total, dot(z, slopes), square_error, square_error, lengths)
 
 
-def _repair(view, gains, wanted):
-    """Return what makes a direction gain what is wanted and more than the rounding error, if it is found."""
+def _gains_on_root(factors, lengths, rounding, *parts):
+    """Of u = RᵀΣzₖ, which itself is exact; what is not known is how far rows are from those of R."""
+    columns, rows = factors
+    direction = _products.product_of_sum(columns, *parts)
+    slopes, _ = _products.product_of_sum(rows, *direction)
+    square = dot(direction[0], direction[0])
+    length, off = jnp.sqrt(square), rounding * dot(jnp.abs(sum(parts)), lengths)
+    return _Gains(slopes, rounding * lengths * length, square, off * (2 * length + off), 0 * off, lengths)
+
+
+def _tiny(weights):
+    return jnp.finfo(weights.dtype).eps.item() * weights.shape[0] ** 0.5
+
+
+def _missing(view, gains, wanted):
+    """Return what a direction gains less than what is wanted and the rounding error, and the rows that matter."""
     missing = wanted + gains.error - gains.slopes
-    active = view.present & ((view.z > 0) | (missing + gains.error > 0))
-    short = jnp.max(jnp.where(active, missing / gains.lengths, 0))
-    factor = _restricted.factorize(view.scaled, active, jnp.finfo(view.z.dtype).eps.item() * view.z.shape[0] ** 0.5)
-    toward = factor.solve(jnp.where(active, gains.lengths, 0))
-    return jnp.where(jnp.all(jnp.isfinite(toward)), 1.25 * jnp.maximum(short, 0) * toward, 0)
+    return missing, view.present & ((view.z > 0) | (missing + gains.error > 0))
 
 
 def conflict_gap(gram: jax.Array, weights: jax.Array) -> jax.Array:
