@@ -104,3 +104,10 @@ __all__ = [
     "uncertainty",
     "upgrad",
 ]
+
+for (
+    _name
+) in __all__:  # in its own file each is `weights` or `weighting`; here, and in what Python says of it, the method
+    if globals()[_name].__name__ != _name:
+        globals()[_name].__name__ = globals()[_name].__qualname__ = _name
+        globals()[_name].__module__ = __name__  # where `pickle` finds it

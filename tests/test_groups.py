@@ -78,12 +78,32 @@ def test_freezing_behind_the_aggregation_is_refused():
         tx.update(TASK_GRADS, tx.init(PARAMS), PARAMS)
 
 
-def test_set_to_zero_keeps_the_task_axis():
-    """In place of `freeze`; `apply_updates` then spreads the parameter over it, which is out of our sight."""
+def frozen_with_set_to_zero(wrap=lambda tx: tx):
+    """In place of `freeze`: `apply_updates` would spread the parameter over the task axis that is kept."""
     groups = {"train": optax.chain(mtl.mgda(), optax.sgd(1.0)), "freeze": optax.set_to_zero()}
-    tx = optax.partition(groups, LABELS)
-    updates, _ = tx.update(TASK_GRADS, tx.init(PARAMS), PARAMS)
-    assert updates["frozen"].shape == (2, 3)
+    tx = wrap(optax.partition(groups, LABELS))
+    return optax.with_extra_args_support(tx).update(TASK_GRADS, tx.init(PARAMS), PARAMS)[0]
+
+
+AROUND = {  # what of ours can be around the partition, or look at what it makes
+    "guard": lambda tx: mtl.guard(tx),
+    "accumulate": lambda tx: mtl.accumulate(tx, 2, 2),
+    "for_tasks": lambda tx: mtl.for_tasks(tx, (0, 1)),
+    "trunk_and_heads": lambda tx: mtl.trunk_and_heads(tx, {"trunk": True, "frozen": True}),
+}
+
+
+@pytest.mark.parametrize("around", [*AROUND, "step_cosines", "hurt_by_step"])
+def test_set_to_zero_in_place_of_freeze_is_caught_wherever_we_see_it(around):
+    with pytest.raises(ValueError, match=r"freeze them with mtl\.freeze\(\) in place of optax\.set_to_zero\(\)\."):
+        if around in AROUND:
+            frozen_with_set_to_zero(AROUND[around])
+        else:
+            getattr(mtl.diagnostics, around)(TASK_GRADS, frozen_with_set_to_zero())
+
+
+def test_set_to_zero_with_nothing_of_ours_around_is_out_of_sight():
+    assert frozen_with_set_to_zero()["frozen"].shape == (2, 3)
 
 
 SCALE = 2.0**10

@@ -2,7 +2,9 @@
 
 import functools
 import inspect
+import pickle
 import pkgutil
+import pydoc
 import re
 
 import jax
@@ -228,6 +230,15 @@ def test_relu_l2_asks_for_one_gradient_shaped_like_the_parameters(updates, scope
 def test_an_option_that_does_not_exist_names_the_method(name):
     with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'num_task'"):
         getattr(mtl, name)(num_task=2)
+
+
+@pytest.mark.parametrize("name", mtl.weightings.__all__)
+def test_an_option_that_does_not_exist_names_the_weighting(name):
+    function = getattr(mtl.weightings, name)
+    with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'prefrence'"):
+        function(jnp.eye(2), prefrence=1)
+    assert pickle.loads(pickle.dumps(function)) is function
+    assert f"function {name} in module" in pydoc.render_doc(function, renderer=pydoc.plaintext)
 
 
 @pytest.mark.parametrize("weights", [(0.8, 0.2), [0.8, 0.2], np.array([0.8, 0.2]), jnp.array([0.8, 0.2])])

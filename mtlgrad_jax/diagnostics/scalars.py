@@ -15,6 +15,7 @@ from mtlgrad_jax.diagnostics.step_taken import hurt, is_step_record
 from mtlgrad_jax.diagnostics.summary import summarize
 from mtlgrad_jax.ground.grams import row_norms
 from mtlgrad_jax.ground.ranges import scale_by_power_of_two
+from mtlgrad_jax.solvers.certificates import relative_gap
 from mtlgrad_jax.typing import PyTree
 
 
@@ -24,6 +25,7 @@ def scalars(opt_state: PyTree, names: Iterable[str] | None = None) -> dict[str, 
     - `weight/A`, `length/A`: wᵢ, and the length of gᵢ
     - `cosine/A/B`, `alignment/A`: of gᵢ and gⱼ, and of gᵢ and u
     - `gap`, `num_nonfinite/A`: the method's certificate; steps so far with a broken gradient
+    - `relative_gap`: how much longer than the shortest combination u is at most, in ‖u‖²
     - `num_hurt`, `conflicting_pairs`, …: what `summarize` returns
     - `step/cosine/A`, `step/cosine_before/A`: of `guard`, gᵢ and the step taken, and the optimiser's
     - `step/multiplier/A`, `step/certificate`: of `guard`, who objected, and what is left of conflicts
@@ -104,7 +106,7 @@ def _measure_weights(gram, log2_scale, weights, gap):
         return {"per task": {"weight": weights}}
     lengths = scale_by_power_of_two(row_norms(gram), log2_scale)
     per_task = {"weight": weights, "length": lengths, "alignment": alignment(gram, weights)}
-    alone = {"gap": gap} | summarize(gram, weights)._asdict()
+    alone = {"gap": gap, "relative_gap": relative_gap(gram, weights)} | summarize(gram, weights)._asdict()
     return {"per task": per_task, "per pair": {"cosine": cosines(gram)}, "alone": alone}
 
 

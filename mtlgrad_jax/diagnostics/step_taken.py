@@ -9,7 +9,7 @@ from mtlgrad_jax.ground.grams import reciprocal, row_norms
 from mtlgrad_jax.ground.leaves import contract, is_inexact, widest
 from mtlgrad_jax.ground.meshes import AxisName, sum_of_pieces
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
-from mtlgrad_jax.ground.rows import inner_products, largest_per_row, row_lengths, scale_tree
+from mtlgrad_jax.ground.rows import check_update, inner_products, largest_per_row, row_lengths, scale_tree
 from mtlgrad_jax.typing import Jacobian, PyTree, StepRecord
 
 HURT = 64  # rounding units of a cosine
@@ -41,6 +41,8 @@ def step_cosines(task_grads: PyTree | Jacobian, updates: PyTree, *, axis_name: A
       >>> mtl.diagnostics.step_cosines(task_grads, updates).round(4)
       Array([0.9899, 0.1414], dtype=float32)
     """
+    if not isinstance(task_grads, Jacobian):
+        check_update(updates, task_grads)
     leaves = [leaf for leaf in jax.tree.leaves(updates) if is_inexact(leaf)]
     largest = largest_per_row([leaf[None] for leaf in leaves], widest(leaves), axis_name)[0]
     unit = scale_tree(updates, -exponent_of(jnp.where(jnp.isfinite(largest), largest, 0)))

@@ -17,6 +17,7 @@ from mtlgrad_jax.ground.leaves import (
     map_parts,
     parts,
     per_row,
+    shapes,
     times,
     widest,
 )
@@ -121,6 +122,31 @@ def cross_products(task_grads: PyTree, others: PyTree, *, axis_name: AxisName = 
     products = [product(left, right) for left, right in pairs]
     dtype = widest(products)
     return sum_of_pieces([part.astype(dtype) for part in products], axis_name)
+
+
+def check_update(updates: PyTree, task_grads: PyTree, advice: str = "") -> None:
+    """Explain that what became of stacked task gradients is not one update like the parameters.
+
+    Args:
+      updates: Of the transformation inside.
+      task_grads: Leaves `(T, *param_shape)` that it was given.
+      advice: What else may have gone wrong.
+
+    Raises:
+      ValueError: If the trees differ, or a leaf does not have the shape of its parameter.
+    """
+    same = jax.tree.structure(updates) == jax.tree.structure(task_grads)
+    pairs = list(zip(jax.tree.leaves(updates), jax.tree.leaves(task_grads), strict=True)) if same else []
+    pairs = [(jnp.shape(one), jnp.shape(rows)) for one, rows in pairs if is_inexact(rows)]
+    if same and all(one == rows[1:] for one, rows in pairs):
+        return
+    kept = [one == rows for one, rows in pairs]
+    if any(kept) and not all(kept):
+        advice = "; some leaves kept their task axis: freeze them with mtl.freeze() in place of optax.set_to_zero()"
+    raise ValueError(
+        "expected a transformation from stacked task gradients to one update like the parameters, got "
+        f"{shapes(updates)} from {shapes(task_grads)}; start it with an aggregation such as mtl.mgda(){advice}."
+    )
 
 
 def zeros_like_rows(params: PyTree, num_tasks: int | None = None) -> PyTree:

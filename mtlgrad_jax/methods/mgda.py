@@ -138,7 +138,7 @@ def mgda(
       solver: Of the inner program; the exact `solvers.min_norm` by default. `optax.inject_hyperparams`, which takes
         functions for schedules, must list it in `static_args`.
       refine: Whether to go past the precision of G near Pareto stationarity, see `solvers.refine`: where G does not
-        tell the weights, and only there, T products with J, as many as G takes. `gap` is then a bound of
+        tell the weights, and only there, another pass over J or two, each T products with it. `gap` is then a bound of
         (‖u‖² − ‖u*‖²)/‖u‖². Not with a normalisation or a preference.
       axis_name: Of the mesh, in `shard_map`; see `aggregate`.
       nonfinite: What NaN and infinity do, `"propagate"`, `"skip"` or `"drop_task"`; see `aggregate`.

@@ -6,7 +6,8 @@ itself. They count the rounding error that a Gram matrix is known to have, so th
 and where nothing is known they say so: −1, and 1.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -185,6 +186,13 @@ def _bound(view, gains, square, on_simplex):
     least = jnp.min(jnp.where(on_simplex, sure * view.ratio, jnp.inf)) / view.unit
     share = least * reciprocal(square) * least * reciprocal(gains.square + gains.own_error)
     return jnp.where(allowed & (least > 0), jnp.clip(1 - share, 0, 1), 1)
+
+
+def of_record(certificate: Callable[..., jax.Array], record: Any) -> jax.Array | None:
+    """Return a certificate of what a record holds, with its leading axes; None where it holds no Gram matrix."""
+    if record.gram is None:
+        return None
+    return jnp.vectorize(certificate, signature="(t,t),(t)->()")(record.gram, record.weights)
 
 
 class _View(NamedTuple):

@@ -8,6 +8,7 @@ import optax
 
 from mtlgrad_jax.ground.leaves import at_least_single, is_inexact, map_parts, times
 from mtlgrad_jax.ground.members import rarely
+from mtlgrad_jax.ground.rows import check_update
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.typing import PyTree
 
@@ -101,7 +102,9 @@ def accumulate(
             extras = extra_args if losses is None else dict(extra_args, losses=mean_losses)
             if missing == "mean" and (given_counts or present is not None):
                 extras = dict(extras, present=total > 0)
-            return transform.update(rows, inner, params, **extras)
+            taken, inner = transform.update(rows, inner, params, **extras)
+            check_update(taken, updates)
+            return taken, inner
 
         def wait(inner):
             like = jax.eval_shape(step, inner)[0]

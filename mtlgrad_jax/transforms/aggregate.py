@@ -8,6 +8,7 @@ import optax
 
 from mtlgrad_jax import step
 from mtlgrad_jax.jacobians.stacked import Stacked, count_tasks
+from mtlgrad_jax.solvers import certificates
 from mtlgrad_jax.typing import AxisName, Method, Nonfinite, PyTree, RowMethod, StatefulWeighting, Weighting
 
 try:  # lets one object be chained and be used in optax.experimental.aggregating.process
@@ -19,7 +20,7 @@ else:
 
 
 class AggregateState(NamedTuple):
-    """What the last step did, for T = `num_tasks`."""
+    """What the last step did, for T = `num_tasks`, and what G says of it in the units of the update itself."""
 
     gram: jax.Array | None  # (T, T), JJᵀ / 4^log2_scale, rows left out hold the mean of the others; None if not read
     log2_scale: jax.Array  # () int32, zero for ordinary gradients
@@ -27,6 +28,19 @@ class AggregateState(NamedTuple):
     gap: jax.Array | None  # (), its certificate; the largest float before the first step, infinite without an answer
     num_nonfinite: jax.Array  # (T,) int32, steps so far in which the gradient of a present task was not finite
     memory: PyTree  # of the method; () without one
+
+    @property
+    def worst_alignment(self) -> jax.Array | None:
+        """A bound from below of the worst cosine ⟨gᵢ,u⟩/(‖gᵢ‖‖u‖), see `diagnostics.worst_alignment`."""
+        return certificates.of_record(certificates.worst_alignment, self)
+
+    @property
+    def relative_gap(self) -> jax.Array | None:
+        """A bound of (‖u‖² − ‖u*‖²)/‖u‖², u* the shortest combination of all rows, see `diagnostics.relative_gap`.
+
+        As far as `gram` tells: what `refine=True` finds on J is in `gap`. With primaries, pass it their number.
+        """
+        return certificates.of_record(certificates.relative_gap, self)
 
 
 def aggregate(
@@ -63,9 +77,9 @@ def aggregate(
         what it gives to that goes to them.
       num_tasks: T. If given, T is checked, and the state keeps `gram`, `weights`, `gap` and
         `num_nonfinite` of the last step (`AggregateState`; no Gram matrix for a method that does not read it). `gap`
-        is in units of the longest gradient and says little about much shorter ones: `diagnostics.worst_alignment`
-        and `relative_gap` of `gram` and `weights` are in units of the update itself, and no better than the truth. If
-        not, the state is empty and any T goes; a method with memory needs it.
+        is in units of the longest gradient and says little about much shorter ones: `state.worst_alignment` and
+        `state.relative_gap` are in units of the update itself, and no better than the truth. If not, the state is
+        empty and any T goes; a method with memory needs it.
       axis_name: Mesh axis (or axes) over which parameters are split inside `shard_map`.
       nonfinite: What to do when a task's gradient has a NaN or an infinity. `"propagate"` lets it through;
         `"skip"` makes the update zero and leaves the method's memory alone; `"drop_task"` leaves the task out

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtlgrad_jax.ground.rows import check_update
 from mtlgrad_jax.jacobians import stacked
 
 
@@ -44,6 +45,8 @@ def for_tasks(transform: optax.GradientTransformation, tasks: Sequence[int]) -> 
             raise ValueError(f"expected tasks below T={num_tasks}, got {tuple(tasks)}.")
         concerned = jax.nn.one_hot(jnp.asarray(tasks), num_tasks, dtype=bool).any(axis=0)
         present = concerned if present is None else concerned & jnp.asarray(present, bool)
-        return transform.update(updates, state, params, present=present, **extra_args)
+        taken, state = transform.update(updates, state, params, present=present, **extra_args)
+        check_update(taken, updates)
+        return taken, state
 
     return optax.GradientTransformationExtraArgs(transform.init, update)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mtlgrad_jax.ground.leaves import is_inexact, shapes
+from mtlgrad_jax.ground.leaves import is_inexact
 from mtlgrad_jax.ground.meshes import split_axes
+from mtlgrad_jax.ground.rows import check_update
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.transforms._metric import MetricName, check_metric, metric_of
 from mtlgrad_jax.transforms._projection import Downhill, Margins, project, project_rows
@@ -98,7 +99,7 @@ def guard(
         actual = stacked.count_tasks(updates, expected=num_tasks, params=params)
         extras = extra_args if present is None else dict(extra_args, present=present)
         increments, inner = optimizer.update(updates, state.inner, params, **extras)
-        _check_increments(increments, updates)
+        check_update(increments, updates, ", and put what changes the tree, such as optax.lookahead, outside guard")
         taken, record = project_rows(
             updates,
             increments,
@@ -208,17 +209,6 @@ def _check_state(inner):
                 "expected an optimizer that steps at every update, got optax.MultiSteps, whose step rests on rows that "
                 "guard never sees; use mtl.accumulate(mtl.guard(...), every_k, num_tasks)."
             )
-
-
-def _check_increments(increments, task_grads):
-    same = jax.tree.structure(increments) == jax.tree.structure(task_grads)
-    pairs = zip(jax.tree.leaves(increments), jax.tree.leaves(task_grads), strict=True) if same else ()
-    if not same or any(jnp.shape(one) != jnp.shape(rows)[1:] for one, rows in pairs if is_inexact(rows)):
-        raise ValueError(
-            "expected an optimizer from stacked task gradients to one update like the parameters, got "
-            f"{shapes(increments)} from {shapes(task_grads)}; start it with an aggregation such as mtl.mgda(), and "
-            "put what changes the tree, such as optax.lookahead, outside guard."
-        )
 
 
 def _empty_record(num_tasks, params):

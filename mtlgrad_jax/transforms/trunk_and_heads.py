@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtlgrad_jax.ground.rows import rows_are_finite
+from mtlgrad_jax.ground.rows import check_update, rows_are_finite
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.transforms.aggregate import check_options
 from mtlgrad_jax.typing import AxisName, Nonfinite, PyTree
@@ -71,9 +71,11 @@ def trunk_and_heads(
         is_shared = _mask_of(mask, updates)
         present = _attending(updates, present, extra_args.get("losses"), nonfinite, axis_name)
         extras = extra_args if present is None else dict(extra_args, present=present)
-        updates, state = trunk.update(updates, state, params, **extras)
+        taken, state = trunk.update(updates, state, params, **extras)
         own = lambda shared, rows: rows if shared else stacked.combine(rows, jnp.ones(num_tasks), keep=present)
-        return jax.tree.map(own, is_shared, updates), state
+        taken = jax.tree.map(own, is_shared, taken)
+        check_update(taken, updates)
+        return taken, state
 
     return optax.GradientTransformationExtraArgs(trunk.init, update)
 

@@ -47,7 +47,7 @@ def test_every_number_is_what_its_key_says():
     }
     for key, value in expected.items():
         np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-3, err_msg=key)
-    assert found["gap"] < 1e-5 and "cosine/right/left" not in found and len(found) == 17
+    assert found["gap"] < 1e-5 and "cosine/right/left" not in found and len(found) == 18
     summary = mtl.diagnostics.summarize(jnp.asarray(ROWS @ ROWS.T), jnp.asarray(weights, jnp.float32))
     for key, value in summary._asdict().items():
         np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-6)

@@ -63,6 +63,20 @@ def test_no_answer_and_no_wrong_answer_is_flattered(name):
             assert_honest(rows, jnp.asarray(wrong / wrong[:num_simplex].sum(), jnp.float32), num_simplex)
 
 
+def test_the_record_holds_what_a_user_means():
+    rows = jnp.asarray([[1, 0, 0], [0, 1e-4, 0], [0, -0.9e-4, np.sqrt(0.19) * 1e-4]], jnp.float32)
+    wrong = mtl.aggregate(lambda gram: jnp.array([0.0, 1.0, 0.0]), 3)
+    for tx in (mtl.mgda(3), wrong):
+        state = tx.update(rows, tx.init(rows[0]))[1]
+        assert (state.worst_alignment < -0.89, state.relative_gap > 0.9) == (tx is wrong, tx is wrong)
+        assert state.worst_alignment == worst_alignment(state.gram, state.weights)
+        logged = mtl.diagnostics.scalars(state)
+        np.testing.assert_allclose(logged["relative_gap"], state.relative_gap, atol=1e-6)
+        assert (logged["worst_alignment"] < -0.89) == (tx is wrong)
+    assert jax.tree.map(lambda leaf: leaf[None], state).relative_gap.shape == (1,)
+    assert mtl.sum(3).init(rows[0]).worst_alignment is None  # it reads no Gram matrix
+
+
 def test_good_answers_are_certified_and_unknown_ones_are_not():
     for name in ("gaussian", "spread_4", "spread_12", "correlated", "duplicated"):
         for num_simplex in (1, 4, 8):
