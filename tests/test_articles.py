@@ -187,7 +187,7 @@ def test_item_14_the_shared_encoder_serves_primary_and_auxiliary_tasks():
 
 
 def l2_step(tx, params, grads):
-    updates, _ = tx.update(grads, tx.init(params), params)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
     return updates
 
 
