@@ -17,7 +17,6 @@ from jax import lax
 
 from mtlgrad_jax.solvers import _interior, _program, _restricted
 
-
 MANY = 64  # coordinates, from where on a walk along faces is too long
 
 

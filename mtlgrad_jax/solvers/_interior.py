@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.solvers import _program, _products, _restricted
+from mtlgrad_jax.solvers import _products, _program, _restricted
 
 MAX_STEPS = 25
 SHORT = 0.99  # of the way to the border
