@@ -20,10 +20,11 @@ to 12 decades included: at most 2.7e-7 and no cosine below -5.4e-7, but Kahan's 
 from T = 64 on: 13 (12) and 6.5 (4.7), 18 of 30 not judged. At most 36 steps for T = 64 and 70 for T = 128, near
 opposition 153.
 
+The table above is from before the interior path of the solver; steps of T >= 64 are fewer since.
+
 Beside these, many tasks in few dimensions: Gaussian gradients of rank T/8 to T, on the whole simplex. u* is met to 6e-7
-of the longest gradient, in 3 to 105 steps for T = 256 and 4 to 197 for T = 512, most where the rank is a little over
-T/2 and zero near the border of the hull: there "a few steps" is missed. SciPy, on J, is faster nearly everywhere, at
-most by 8 times for T = 256 (35 ms against 5) and by 16 for T = 512 (.64 s against .04; other work was going on).
+of the longest gradient, in 3 to 28 steps for T = 256 and 4 to 18 for T = 512 (up to 105 and 197 before; ranks T/8 to T
+and T/2 + 4). Times vary with other work that was going on: about those of SciPy, on J, up to several times longer.
 """
 
 import argparse

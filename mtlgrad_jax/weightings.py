@@ -105,9 +105,9 @@ __all__ = [
     "upgrad",
 ]
 
-for (
-    _name
-) in __all__:  # in its own file each is `weights` or `weighting`; here, and in what Python says of it, the method
-    if globals()[_name].__name__ != _name:
-        globals()[_name].__name__ = globals()[_name].__qualname__ = _name
-        globals()[_name].__module__ = __name__  # where `pickle` finds it
+# In its own file each is `weights` or `weighting`: here, in messages and for `pickle` it has the name of its method.
+for _name in __all__:
+    _function = globals()[_name]
+    if _function.__name__ != _name:
+        _function.__name__ = _function.__qualname__ = _name
+        _function.__module__ = __name__

@@ -4,8 +4,9 @@ A bold step goes to the minimum of the face, lets go of every coordinate that wo
 whose slope is negative, like block principal pivoting: a handful of steps whatever the size. But it is only taken if
 the value falls, so it cannot cycle, whatever the rank; else one step is taken as the active-set method takes it (Lawson
 & Hanson 1974; on the simplex program Wolfe's method of 1976): up to the first coordinate that would turn negative, and
-at the minimum of a face one coordinate in. Factors are in working precision, slopes and values in twice that: what is
-left to gain is always known, and how fast it is gained depends on the factor only.
+at the minimum of a face one coordinate in. On the simplex with many coordinates the walk begins where a path through
+the interior ends. Factors are in working precision, slopes and values in twice that: what is left to gain is always
+known, and how fast it is gained depends on the factor only.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from jax import lax
 
 from mtlgrad_jax.solvers import _interior, _products, _program
 
-MANY = 64
+MANY = 64  # coordinates, from where on a walk along faces is too long
 
 
 class _Face(NamedTuple):

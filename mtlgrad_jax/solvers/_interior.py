@@ -16,7 +16,7 @@ from mtlgrad_jax.solvers import _products, _program, _restricted
 
 MAX_STEPS = 25
 SHORT = 0.99  # of the way to the border
-PULL = 0.5
+PULL = 0.5  # of the sum of x, in nμ: it stays of order one where opposed rows of a cone leave it free
 
 
 class _Point(NamedTuple):

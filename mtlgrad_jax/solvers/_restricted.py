@@ -30,7 +30,7 @@ def factorize(matrix: jax.Array, free: jax.Array, ridge: jax.Array | float) -> _
 
 
 def relative(matrix: jax.Array, x: jax.Array, diagonal: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return A∘xxᵀ plus a diagonal, the curvature of relative changes of x, scaled to ones on its diagonal; and how.
+    """Return A∘xxᵀ plus a diagonal, the curvature of relative changes of x, scaled to a diagonal of ones.
 
     Args:
       matrix: A, shape `(n, n)`.

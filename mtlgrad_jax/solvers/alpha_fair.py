@@ -46,7 +46,8 @@ def alpha_fair(
     Returns:
       `Solution(x, gap, num_steps)`: w, shape `(T,)`, in units of length^(−2α/(1+α)), and
       gap = max_i |(wᵢ/Tpᵢ)^(1/α)(Gw)ᵢ − 1|. At a Pareto stationary point there is no answer: w = 0 and the gap is
-      infinite.
+      infinite. In float32 so does it where no direction in the hull is longer than about 3e-4 of the gradients:
+      there the rounding of G decides, and at half of that float64 finds no answer from the same G either.
       A zero gradient gets weight zero and is left out. Input that is not finite gives NaN and an infinite gap.
       With α ≠ 1 and lengths spread over more than about six decades the conditions of the shortest gradients
       are below the rounding of the others, and the gap says so.

@@ -38,12 +38,12 @@ def test_near_opposition_does_not_hurt_as_it_did():
 
 
 def test_many_tasks_in_few_dimensions_take_a_few_steps():
-    for rank in (16, 64, 96, 128):  # zero is well within the hull, near its border, and outside
+    for rank in (16, 64, 80, 96, 128):  # zero is well within the hull, near its border, and outside
         rows = np.random.default_rng(rank).standard_normal((128, rank)).astype(np.float32)
         solution = mtl.solvers.min_norm(stacked.gram(jnp.asarray(rows)))
         update = np.asarray(solution.x, np.float64) @ rows
         best = exact_weights(rows.astype(np.float64), 128) @ rows
-        assert solution.num_steps <= 64, rank
+        assert solution.num_steps <= 30, rank
         assert solution.gap <= 1e-5
         assert np.linalg.norm(update - best) <= 1e-5 * np.linalg.norm(rows, axis=1).max()
 
