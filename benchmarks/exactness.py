@@ -16,15 +16,25 @@ Last figures (jax 0.10.2, CPU, three draws for every p; in brackets float64 on t
     T = 128            4.1e-6 (3.7e-6)    1.0e-4 (9.6e-5)    5.0e-4 (4.8e-4)
 
 What float64 leaves is the rounding of G; no cosine is below -4.0e-5 there. Every other family, lengths spread over up
-to 12 decades included: at most 2.7e-7 and no cosine below -5.4e-7, but Kahan's matrix, which is singular in float32
-from T = 64 on: 13 (12) and 6.5 (4.7), 18 of 30 not judged. At most 36 steps for T = 64 and 70 for T = 128, near
-opposition 153.
+to 12 decades included: at most 2.8e-7 and no cosine below -5.4e-7, but Kahan's matrix, which is singular in float32
+from T = 64 on: 13 (12) and 6.5 (4.7), 18 of 30 not judged. At most 29 steps for T up to 128, near opposition 28.
 
-The table above is from before the interior path of the solver; steps of T >= 64 are fewer since.
+Many tasks in few dimensions, Gaussian gradients of rank T/8 to T on the whole simplex: u* is met to 1e-7 of the longest
+gradient, in 3 to 28 steps for T = 256 and 4 to 18 for T = 512, in 1 to 5 times the time of SciPy on J (beside other
+work). Where block pivoting fails, the path through the interior begins: walking on from there took up to 105 and 197
+steps, one coordinate each, and a search along the projected step up to 81.
 
-Beside these, many tasks in few dimensions: Gaussian gradients of rank T/8 to T, on the whole simplex. u* is met to 6e-7
-of the longest gradient, in 3 to 28 steps for T = 256 and 4 to 18 for T = 512 (up to 105 and 197 before; ranks T/8 to T
-and T/2 + 4). Times vary with other work that was going on: about those of SciPy, on J, up to several times longer.
+Past the Gram matrix, rows nearer to opposition, excess from G and after `refine`, and passes over J, worst of four:
+
+    ε                        1e-4                    3e-5                    1e-5
+    T = 2         2e-7 → 2e-7, 1          2e-6 → 6e-7, 1          2e-5 → 1e-5, 1
+    T = 8         2e-1 → 3e-7, 1          2e-1 → 2e-6, 1          2e-1 → 3e-5, 2
+    T = 16        6e-1 → 2e-7, 1          4e-1 → 2e-6, 1          5e-1 → 2e-5, 2
+    T = 64        5e-1 → 7e-7, 2          5e-1 → 6e-6, 2          5e-1 → 7e-5, 2
+    T = 128       6e-1 → 2e-7, 2          6e-1 → 9e-6, 2          1e-0 → 1e-4, 2
+
+What is left is the rounding of float32 weights, (eps/ε)². The bound that `gap` then holds is linear in that rounding: it
+says 8e-3 to .1 at ε = 1e-4, and often one at 1e-5.
 """
 
 import argparse
