@@ -49,7 +49,7 @@ import argparse
 import itertools
 import json
 import time
-from functools import cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,13 +65,14 @@ from benchmarks.timing import machine
 RESULTS = Path(__file__).parent / "results"
 HURT = -1e-5  # a cosine
 ROSE = 1e-6  # of the loss, a few rounding units
+ONE_LOSS = "momentum_conflict_free"  # one loss a step, and an optimiser of its own
 
 METHODS = {
-    "mean": mtl.mean,
-    "mgda": mtl.mgda,
-    "upgrad": mtl.upgrad,
-    "primary_aux": mtl.primary_aux,
-    "conflict_free": mtl.conflict_free,
+    "mean": mtl.weightings.mean,
+    "mgda": mtl.weightings.mgda,
+    "upgrad": mtl.weightings.upgrad,
+    "primary_aux": mtl.weightings.primary_aux,
+    "conflict_free": mtl.weightings.conflict_free,
 }
 OPTIMIZERS = {
     "sgd": lambda rate: optax.sgd(100 * rate),
@@ -81,9 +82,15 @@ OPTIMIZERS = {
     "rmsprop": optax.rmsprop,
     "lion": lambda rate: optax.lion(0.3 * rate),
     "muon": lambda rate: optax.contrib.muon(5 * rate),
+    "adafactor": lambda rate: optax.adafactor(rate, min_dim_size_to_factor=8, multiply_by_parameter_scale=False),
+    "galore": lambda rate: optax.contrib.galore(rate, rank=8, update_proj_gap=50),
+    "its own": optax.scale_by_learning_rate,
 }
-WITH_SECOND_MOMENT = ("adam", "adamw", "rmsprop")
+WITH_SECOND_MOMENT = ("adam", "adamw", "rmsprop", "its own")
 GUARDS = ("plain", "euclidean", "optimizer")
+# A program runs for a second a method: compiling it well takes longer than it saves.
+COMPILER = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+NUM_STEPS, NUM_SEEDS, RATE = 300, 3, 1e-3
 
 
 class Problem(NamedTuple):
@@ -115,12 +122,14 @@ def three_tasks(key, *, batch_size=64):
     return Problem([trunk, head], draw, losses, lambda params: losses(params, test))
 
 
-def burgers_equation(key):
-    """Return initial values, boundary values and the equation inside."""
+def burgers_equation(key, *, num_points=500):
+    """Return initial values, boundary values and the equation inside, at a quarter of the published points."""
     init_key, test_key = jax.random.split(key)
+    drawn = *burgers.DRAWN[:2], lambda key: burgers.interior_points(key)[:num_points]
+    terms = [pinn.loss_of(*pair) for pair in zip(burgers.RESIDUALS, drawn, strict=True)]
 
     def losses(params, key):
-        return jnp.stack([loss(params, k) for loss, k in zip(burgers.LOSSES, jax.random.split(key, 3), strict=True)])
+        return jnp.stack([loss(params, k) for loss, k in zip(terms, jax.random.split(key, 3), strict=True)])
 
     params = pinn.init(init_key, burgers.SIZES, bias=0.001)
     return Problem(params, lambda key: key, losses, lambda params: losses(params, test_key))
@@ -150,18 +159,40 @@ PROBLEMS = {"digits": three_tasks, "burgers": burgers_equation, "noisy labels": 
 PROTECTED = {"noisy labels": (1,)}  # all tasks elsewhere
 
 
-def optimizer(problem, method, name, guard, rate):
-    """Return the chain, guarded or plain."""
-    chain = optax.chain(METHODS[method](), OPTIMIZERS[name](rate))
-    return chain if guard == "plain" else mtl.guard(chain, metric=guard, protected=PROTECTED.get(problem))
+def one_at_a_time(transform):
+    """Hand a method that takes one gradient a step the row of the task whose turn it is."""
+
+    def update(task_grads, state, params=None, **extra_args):
+        row = jax.tree.map(lambda leaf: leaf[state.memory.next_task], task_grads)
+        return transform.update(row, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(transform.init, update)
 
 
-def train(key, rate, num_steps, *, problem, method, name, guard):
+def inverse_roots(state):
+    """Return what `momentum_conflict_free` multiplies its direction by, but for a number."""
+    return jax.tree.map(lambda square: 1 / (jnp.sqrt(square) + 1e-8), optax.tree.get(state, "squares"))
+
+
+def optimizer(problem, method, name, guard, rate, num_tasks):
+    """Return the chain, guarded or plain, of the method with that number."""
+    if name == "its own":
+        first = one_at_a_time(mtl.momentum_conflict_free(num_tasks))
+    else:
+        first = mtl.aggregate(lambda gram: jax.lax.switch(method, list(METHODS.values()), gram))
+    chain = optax.chain(first, OPTIMIZERS[name](rate))
+    if guard == "plain":
+        return chain
+    metric = inverse_roots if (name, guard) == ("its own", "optimizer") else guard
+    return mtl.guard(chain, metric=metric, protected=PROTECTED.get(problem))
+
+
+def train(key, method, rate, num_steps, *, problem, name, guard):
     """Train one network; return what its steps did to the protected tasks, and the held-out losses at the end."""
     start_key, batch_key = jax.random.split(key)
     params, draw, losses_fn, held_out = PROBLEMS[problem](start_key)
-    tx = optimizer(problem, method, name, guard, rate)
     num_tasks = jax.eval_shape(held_out, params).shape[0]
+    tx = optimizer(problem, method, name, guard, rate, num_tasks)
     protected = jnp.array(PROTECTED.get(problem, range(num_tasks)))
 
     def step(number, carry):
@@ -187,16 +218,22 @@ def train(key, rate, num_steps, *, problem, method, name, guard):
     return told | {"held out": held_out(params)}
 
 
-@cache
-def trainer(**cell):
-    """Return the program of one cell, for a batch of seeds."""
-    return jax.jit(jax.vmap(partial(train, **cell), (0, None, None)))
+@lru_cache(maxsize=1)
+def trainer(**kind):
+    """Return the program of all methods, for a batch of seeds that run one after another: branches stay branches."""
+
+    def run_all(keys, *args):
+        return jax.lax.map(lambda key: train(key, *args, **kind), keys)
+
+    return jax.jit(run_all, compiler_options=COMPILER)
 
 
-def run(num_seeds, num_steps, rate=1e-3, **cell):
+def run(cell, num_seeds, num_steps, rate=RATE):
     """Return the row of one cell, with lists over seeds."""
     keys = jax.random.split(jax.random.key(0), num_seeds)
-    told = jax.device_get(trainer(**cell)(keys, rate, num_steps))
+    number = list(METHODS).index(cell["method"]) if cell["method"] in METHODS else 0
+    program = trainer(**{key: cell[key] for key in ("problem", "name", "guard")})
+    told = jax.device_get(program(keys, number, rate, num_steps))
     rounded = lambda values: [float(f"{value:.4g}") for value in values]
     return (
         cell
@@ -205,56 +242,70 @@ def run(num_seeds, num_steps, rate=1e-3, **cell):
     )
 
 
-def cells(problems, methods, optimizers):
+def cells(problems=PROBLEMS, optimizers=OPTIMIZERS, methods=METHODS):
     """Yield the cells of the study; the second metric is asked of optimisers that have one."""
-    for problem, name, method, guard in itertools.product(problems, optimizers, methods, GUARDS):
+    for problem, name, guard in itertools.product(problems, optimizers, GUARDS):
         if guard == "optimizer" and name not in WITH_SECOND_MOMENT:
             continue
-        yield {"problem": problem, "method": method, "name": name, "guard": guard}
+        for method in [ONE_LOSS] if name == "its own" else methods:
+            yield {"problem": problem, "name": name, "guard": guard, "method": method}
 
 
 def halved_rates(num_seeds, num_steps, rates):
     """Return the summed rises of a deterministic auxiliary over runs of one length in time, at falling rates."""
     rows = []
     for guard, rate in itertools.product(GUARDS, rates):
-        cell = {"problem": "noisy labels", "method": "primary_aux", "name": "adam", "guard": guard}
-        row = run(num_seeds, rate=rate, num_steps=round(num_steps * rates[0] / rate), **cell)
+        cell = {"problem": "noisy labels", "name": "adam", "guard": guard, "method": "primary_aux"}
+        row = run(cell, num_seeds, round(num_steps * rates[0] / rate), rate)
         rows.append({"guard": guard, "rate": rate, "rise": row["rise"], "hurt": row["hurt"]})
         print(f"{guard:10s} {rate:.1e} rises add up to {np.mean(row['rise']):.5f}", flush=True)
     return rows
 
 
+COLUMNS = dict(zip([*METHODS, ONE_LOSS], ("mean", "mgda", "upgr.", "prim.", "conf.", "one"), strict=True))
+
+
 def table(rows):
-    """Return the table of the header: a line per problem and optimiser, means over methods and seeds."""
-    head = (
-        f"{'':24s}{'steps that hurt':^24s}{'where it rose':^24s}{'worst cosine':^16s}{'held-out loss, of plain':^24s}"
-    )
+    """Return the table of the header: a line per problem and optimiser."""
     lines = [
-        head,
-        f"{'':24s}"
-        + 2 * f"{'plain':>8s}{'eucl.':>8s}{'opt.':>8s}"
-        + f"{'plain':>8s}{'guard':>8s}{'eucl.':>12s}{'opt.':>12s}",
+        f"{'':23s}{'% of plain steps that hurt':^36s}{'worst cosine':>14s}{'% where it rose':>18s}"
+        f"{'held-out loss, of plain':>24s}",
+        f"{'':23s}" + "".join(f"{column:>6s}" for column in COLUMNS.values()) + f"{'plain':>7s}{'guard':>7s}"
+        f"{'plain':>6s}{'eucl.':>6s}{'opt.':>6s}{'eucl.':>12s}{'opt.':>12s}",
     ]
     for problem, name in dict.fromkeys((row["problem"], row["name"]) for row in rows):
-        of = {
-            guard: [r for r in rows if (r["problem"], r["name"], r["guard"]) == (problem, name, guard)]
-            for guard in GUARDS
-        }
-        mean = lambda guard, key: np.mean([r[key] for r in of[guard]]) if of[guard] else None  # noqa: B023
-        shares = [mean(guard, key) for key in ("hurt", "rose") for guard in GUARDS]
-        worst = [np.min([r["worst"] for r in of["plain"]])]
-        worst.append(np.min([r["worst"] for guard in GUARDS[1:] for r in of[guard]]))
-        cells = [f"{share:8.3f}" if share is not None else f"{'':8s}" for share in shares]
-        cells += [f"{worst[0]:8.2f}", f"{worst[1]:8.0e}"]
-        for guard in GUARDS[1:]:
-            ratios = [
-                np.mean(ours["held out"], axis=1) / np.mean(plain["held out"], axis=1)
-                for ours, plain in itertools.product(of[guard], of["plain"])
-                if ours["method"] == plain["method"]
-            ]
-            cells.append(f"{np.mean(ratios):7.3f} ±{np.std(ratios):.2f}" if len(ratios) else f"{'':12s}")
-        lines.append(f"{problem + ', ' + name:24s}" + "".join(cells))
+        mine = [row for row in rows if (row["problem"], row["name"]) == (problem, name)]
+        of = {guard: [row for row in mine if row["guard"] == guard] for guard in GUARDS}
+        texts = [percent([row for row in of["plain"] if row["method"] == method], "hurt") for method in COLUMNS]
+        texts.append(f"{worst(of['plain']):7.2f}{worst(of['euclidean'] + of['optimizer']):7.0e}")
+        texts += [percent(of[guard], "rose") for guard in GUARDS]
+        texts += [held_out_ratio(of[guard], of["plain"]) for guard in GUARDS[1:]]
+        lines.append(f"{problem + ', ' + name:23s}" + "".join(texts))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def percent(rows, key):
+    return f"{100 * np.mean([row[key] for row in rows]):6.1f}" if rows else f"{'':6s}"
+
+
+def worst(rows):
+    return np.min([row["worst"] for row in rows])
+
+
+def held_out_ratio(rows, plain):
+    """Return the loss relative to that of the same method and seed, mean and spread over both."""
+    if not rows:
+        return f"{'':12s}"
+    of = {row["method"]: np.mean(row["held out"], axis=1) for row in plain}
+    ratios = np.concatenate([np.mean(row["held out"], axis=1) / of[row["method"]] for row in rows])
+    return f"{np.mean(ratios):7.3f} ±{np.std(ratios):.2f}"
+
+
+def verdict(rows):
+    """Say whether the promise was kept."""
+    guarded = [row for row in rows if row["guard"] != "plain"]
+    told = "met" if worst(guarded) >= HURT else "missed"
+    return f"{len(guarded)} guarded cells of {len(rows)}, worst cosine {worst(guarded):.1e}: {told}"
 
 
 def rates_table(rows):
@@ -267,40 +318,36 @@ def rates_table(rows):
     return "\n".join(lines)
 
 
+def study(path, plan, num_seeds, num_steps):
+    """Return the row of every cell, from a file if an interrupted study left it there."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    known = [{key: row[key] for key in ("problem", "name", "guard", "method")} for row in rows]
+    for cell in plan:
+        if cell in known:
+            continue
+        start = time.perf_counter()
+        rows.append(run(cell, num_seeds, num_steps))
+        path.write_text(json.dumps(rows))
+        told = f"hurt {np.mean(rows[-1]['hurt']):.3f} worst {worst(rows[-1:]):8.1e}"
+        print(" ".join(f"{cell[key]:14s}" for key in cell), told, f"{time.perf_counter() - start:4.0f} s", flush=True)
+    return rows
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two seeds, a few steps, one method")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    plan = [
-        (cells(["digits"], METHODS, ["adam"]), 300),
-        (cells(["noisy labels"], ["primary_aux"], ["adam", "momentum", "lion", "muon"]), 300),
-        (cells(["digits"], ["mean", "mgda", "primary_aux"], ["momentum", "lion", "muon"]), 300),
-        (cells(["digits"], ["mgda"], ["sgd", "rmsprop", "adamw"]), 300),
-        (cells(["burgers"], ["mean", "conflict_free"], ["adam"]), 60),
-    ]
-    num_seeds, rates, length = 3, (4e-3, 2e-3, 1e-3, 5e-4), 100
+    plan, sizes, halving = cells(), (NUM_SEEDS, NUM_STEPS), (NUM_SEEDS, 100, (4e-3, 2e-3, 1e-3, 5e-4))
     if options.quick:
-        plan, num_seeds, rates, length = [(cells(["digits"], ["mgda"], ["adam"]), 4)], 2, (1e-3, 5e-4), 3
+        plan, sizes, halving = cells(["digits"], ["adam"], ["mgda"]), (2, 4), (2, 3, (1e-3, 5e-4))
     options.out.mkdir(parents=True, exist_ok=True)
-    rows, halved = [], []
-
-    def save():
-        stored = {"machine": machine(), "rows": rows, "halved rates": halved}
-        (options.out / "step_taken.json").write_text(json.dumps(stored) + "\n")
-
-    halved += halved_rates(num_seeds, length, rates)
-    save()
-    for some, num_steps in plan:
-        for cell in some:
-            start = time.perf_counter()
-            rows.append(run(num_seeds, num_steps=num_steps, **cell))
-            save()
-            told = f"hurt {np.mean(rows[-1]['hurt']):.3f} worst {min(rows[-1]['worst']):8.1e}"
-            print(
-                " ".join(f"{cell[key]:14s}" for key in cell), told, f"{time.perf_counter() - start:4.0f} s", flush=True
-            )
-    print(table(rows), rates_table(halved), sep="\n\n")
+    so_far = options.out / "step_taken_so_far.json"  # where an interrupted study goes on
+    rows, halved = study(so_far, plan, *sizes), halved_rates(*halving)
+    stored = {"machine": machine(), "rows": rows, "halved rates": halved}
+    (options.out / "step_taken.json").write_text(json.dumps(stored) + "\n")
+    so_far.unlink()
+    print(table(rows), rates_table(halved), verdict(rows), sep="\n\n")
 
 
 if __name__ == "__main__":
