@@ -83,7 +83,6 @@ OPTIMIZERS = {
     "lion": lambda rate: optax.lion(0.3 * rate),
     "muon": lambda rate: optax.contrib.muon(5 * rate),
     "adafactor": lambda rate: optax.adafactor(rate, min_dim_size_to_factor=8, multiply_by_parameter_scale=False),
-    "galore": lambda rate: optax.contrib.galore(rate, rank=8, update_proj_gap=50),
     "its own": optax.scale_by_learning_rate,
 }
 WITH_SECOND_MOMENT = ("adam", "adamw", "rmsprop", "its own")
