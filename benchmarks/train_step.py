@@ -49,8 +49,8 @@ Guarded at most 1.3 unguarded steps, where a task objects: met at T = 8 and 40 b
 Gram matrix `guard` shares (1.26; other runs 1.18 to 1.21). Missed at T = 2 behind the mean (1.36; others 1.28, 1.33 and
 1.53): the mean needs no Gram matrix, so that the guard pays for it, and for turning the gradients around. Missed at
 T = 2 in Adam's metric (1.42; others 1.35 to 1.40): a task that objects costs a second Gram matrix, JDJᵀ. No copy of J
-is made for that any more, slices of DJ are multiplied in the cache: 1.28 at T = 40, before 1.34. What is left is reading
-J, for JΔ, JDJᵀ and the correction; beside more backward passes it weighs less.
+is made for that any more, slices of DJ are multiplied in the cache: 1.28 at T = 40, before 1.34. What is left reads
+J for JΔ, JDJᵀ and the correction; beside more backward passes it weighs less.
 """
 
 import argparse
