@@ -245,7 +245,7 @@ def train(key, method, rate, num_steps, *, problem, name, guard):
     return told | {"held out": held_out(params)}
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=len(GUARDS))
 def trainer(**kind):
     """Return the program of all methods, for a batch of seeds that run one after another: branches stay branches."""
 
@@ -368,7 +368,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     plan, sizes, halving = cells(), (NUM_SEEDS, NUM_STEPS), (NUM_SEEDS, 100, (4e-3, 2e-3, 1e-3, 5e-4))
     if options.quick:
-        plan, sizes, halving = cells(["digits"], ["adam"], ["mgda"]), (2, 4), (2, 3, (1e-3, 5e-4))
+        plan, sizes, halving = cells(["noisy labels"], ["adam"], ["primary_aux"]), (2, 4), (2, 3, (1e-3, 5e-4))
     options.out.mkdir(parents=True, exist_ok=True)
     so_far = options.out / "step_taken_so_far.json"  # where an interrupted study goes on
     rows, halved = study(so_far, plan, *sizes), halved_rates(*halving)
