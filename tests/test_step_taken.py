@@ -36,7 +36,13 @@ def test_header_quotes_the_stored_figures(study):
         assert line.strip() in study.__doc__
 
 
+def test_every_cell_of_the_plan_is_stored_and_no_run_diverged(study):
+    plan = list(study.cells())
+    assert [{key: row[key] for key in plan[0]} for row in STORED["rows"]] == plan
+    assert all(np.all(np.isfinite(row["held out"])) for row in STORED["rows"])
+
+
 def test_no_guarded_step_hurt_and_unguarded_ones_did():
     guarded = [row for row in STORED["rows"] if row["guard"] != "plain"]
-    assert len(guarded) > 10 and min(min(row["worst"]) for row in guarded) > -1e-5
+    assert len(guarded) > 100 and min(min(row["worst"]) for row in guarded) > -1e-5
     assert max(np.mean(row["hurt"]) for row in STORED["rows"] if row["guard"] == "plain") > 0.5

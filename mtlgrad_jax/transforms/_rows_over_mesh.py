@@ -6,10 +6,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtlgrad_jax.ground.leaves import at_least_single, is_inexact, map_parts
-from mtlgrad_jax.ground.meshes import AxisName
+from mtlgrad_jax.ground.leaves import (
+    as_matrix,
+    at_least_single,
+    contract,
+    has_long_rows,
+    in_slices,
+    is_inexact,
+    map_parts,
+    parts,
+    widest,
+)
+from mtlgrad_jax.ground.meshes import AxisName, sum_of_pieces
 from mtlgrad_jax.ground.ranges import powers_of_two
-from mtlgrad_jax.ground.rows import cross_products
 from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.typing import Gram, PyTree, Weights
 
@@ -36,16 +45,28 @@ class RowsOverMesh(NamedTuple):
 
     def gram_in(self, scales: PyTree, log2_scale: jax.Array) -> Gram:
         """Return JDJᵀ / 4ᵏ."""
+        products = []
+        for scale, leaf in zip(jax.tree.leaves(scales), jax.tree.leaves(self.task_grads), strict=True):
+            if is_inexact(leaf):
+                first, second = powers_of_two(-2 * log2_scale, scale.dtype)
+                products += [_square_in(scale * first * second, part) for part in parts(leaf)]
+        dtype = widest(products)
+        return sum_of_pieces([product.astype(dtype) for product in products], self.axis_name)
 
-        def scale(scales, leaf):
-            if not is_inexact(leaf):
-                return leaf
-            first, second = powers_of_two(-2 * log2_scale, scales.dtype)
-            unit = (scales * first * second)[None]
-            return map_parts(lambda part: unit * part.astype(unit.dtype), leaf)
 
-        left = jax.tree.map(scale, scales, self.task_grads)
-        return cross_products(left, self.task_grads, axis_name=self.axis_name)
+def _square_in(scale, rows):
+    """Return RDRᵀ of one real leaf; where a lone CPU holds long rows, no whole copy DR is written and read again."""
+
+    def whole(scale, rows):
+        scaled = scale[None] * rows.astype(scale.dtype)
+        return contract(scaled, rows.astype(scaled.dtype), 1)
+
+    def by_slices(scale, rows):
+        return in_slices(lambda rows, scale: whole(scale[0], rows), as_matrix(rows), scale.reshape(1, -1))
+
+    if jax.device_count() == 1 and has_long_rows(rows):
+        return lax.platform_dependent(scale, rows, cpu=by_slices, default=whole)
+    return whole(scale, rows)
 
 
 def widen(leaf: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ from optax import contrib
 from split_parameters import NUM_TASKS, PARAMS, SPECS, TASK_GRADS, collectives, put, stacked_specs
 
 import mtlgrad_jax as mtl
+from mtlgrad_jax.transforms._rows_over_mesh import RowsOverMesh
 
 METRICS = ("euclidean", "optimizer")
 EPS = float(jnp.finfo(jnp.float32).eps)
@@ -331,6 +332,20 @@ def test_a_shared_representation_is_guarded_at_the_parameters():
     expected, record = mtl.guard_step(exact, updates)
     chex.assert_trees_all_close(actual, expected, rtol=1e-5)
     assert record.cosines_before.min() < -0.1
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_long_rows_in_a_metric_against_float64(dtype):
+    """A lone CPU multiplies them slice by slice: no copy of J in the metric."""
+    rng = np.random.default_rng(5)
+    rows = jnp.asarray(rng.standard_normal((3, 100_001)), dtype)
+    scales = jnp.asarray(rng.uniform(0.5, 2, 100_001), jnp.float32)
+    square = lambda rows, scales: RowsOverMesh(rows, jnp.ones(3, bool), None).gram_in(scales, jnp.int32(3))
+    program = jax.jit(square).lower(rows, scales).compile()
+    exact = np.asarray(rows, np.float64)
+    np.testing.assert_allclose(program(rows, scales) * 4.0**3, exact * np.asarray(scales) @ exact.T, atol=0.1)
+    if jax.device_count() == 1 and dtype == jnp.float32:
+        assert program.memory_analysis().temp_size_in_bytes < rows.nbytes
 
 
 # ---- what it wraps, and what wraps it --------------------------------------------------------------------------------
