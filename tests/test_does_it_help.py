@@ -35,6 +35,7 @@ def test_quick_study_writes_rows_verdicts_and_a_figure_and_goes_on_where_it_stop
     assert {"single task", "equal weights", "tuned weights", "uncertainty", "mgda", "guarded mgda"} == set(rows)
     assert all(0 < error < 1 for row in rows.values() for error in row["errors"])
     assert rows["uncertainty"]["cost"] == 1 < rows["guarded mgda"]["time"]
+    assert set(stored["methods"]) == {"uncertainty", "mgda", "guarded mgda"}
     printed = capsys.readouterr().out
     assert study("report").table(stored) in printed and study("report").guard_table(stored) in printed
     assert "digits: guarded mgda" in printed and "digits: uncertainty" not in printed and not so_far.exists()

@@ -114,7 +114,8 @@ def summary(stored, stopping="stopped", budget="same budget"):
     """Return how every method fared over all problems, the best mean rank first."""
     found = {}
     for about in stored["problems"]:
-        for label, row in methods_of(rows_of(stored, about["name"], stopping)).items():
+        rows = rows_of(stored, about["name"], stopping)
+        for label, row in (methods_of(rows) | methods_of(rows, guarded=True)).items():
             found.setdefault(label, []).append((about["name"], row))
     entries = {}
     for label, pairs in found.items():
@@ -140,26 +141,27 @@ def verdicts(stored):
         winners = [f"{name} ({', '.join(row['won'])})" for name, row in chosen.items() if row["won"]]
         lines.append(f"Better than tuned weights of the same budget{where}: " + ("; ".join(winners) or "nobody"))
         lines.append(f"Never better{where}: " + ", ".join(name for name, row in chosen.items() if not row["won"]))
-    lines += changed_by_the_guard(stored)
+    lines += [line for stopping in STOPPING for line in changed_by_the_guard(stored, stopping)]
     failed = {(row["method"], row["problem"]) for row in stored["rows"] if row.get("failed")}
     lines.append("Failed to train: " + ("; ".join(f"{m} on {p}" for m, p in sorted(failed)) or "nobody"))
     return lines
 
 
-def changed_by_the_guard(stored):
+def changed_by_the_guard(stored, stopping):
     """Return who is surely better or worse behind the guard than without it, over all problems."""
-    found, total = {"better": [], "worse": []}, 0
-    for about in stored["problems"]:
-        for label, row in methods_of(rows_of(stored, about["name"]), guarded=True).items():
-            versus = row.get("its chain", {"outcome": ""})
-            total += bool(versus["outcome"])
-            if versus["outcome"] in found:
-                name = label.removeprefix(contestants.GUARD)
-                found[versus["outcome"]].append(f"{name} on {about['name']} ({versus['difference']:+.1f})")
-    return [
-        f"Behind the guard {outcome} than without it, {len(which)} of {total}: " + (", ".join(which) or "nobody")
-        for outcome, which in found.items()
+    pairs = [
+        (f"{label.removeprefix(contestants.GUARD)} on {about['name']}", row["its chain"])
+        for about in stored["problems"]
+        for label, row in rows_of(stored, about["name"], stopping).items()
+        if "its chain" in row
     ]
+    where = "" if stopping == "stopped" else ", not stopped"
+    lines = []
+    for outcome in ("better", "worse"):
+        found = [f"{who} ({versus['difference']:+.1f})" for who, versus in pairs if versus["outcome"] == outcome]
+        many = f"{len(found)} of {len(pairs)}"
+        lines.append(f"Behind the guard {outcome} than without it{where}, {many}: {', '.join(found) or 'nobody'}")
+    return lines
 
 
 def rows_table(stored, problem, stopping="stopped"):
@@ -198,7 +200,7 @@ def draw(stored):
     methods = [label for label in fared if not label.startswith(contestants.GUARD)]
     methods += [name for label in fared if (name := label.removeprefix(contestants.GUARD)) not in fared]
     by_problem = {name: rows_of(stored, name) for name in names}
-    size = 2.4 + 1.2 * len(names), 1.6 + 0.2 * len(methods)
+    size = 2.4 + 1.1 * len(names), 1.8 + 0.17 * len(methods)
     figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     panels = {"before Adam": "", "the same behind the guard": contestants.GUARD}
     for ax, (title, prefix) in zip(axes, panels.items(), strict=True):
@@ -217,21 +219,22 @@ def draw(stored):
         ax.set_yticks(range(len(methods)), methods, fontsize=8)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
+        ax.set_facecolor("0.9")
         ax.set_title(title, fontsize=9, loc="left")
     figure.supxlabel(
         "Error in % of the reference, minus that of weights tuned with the same budget. "
-        "Purple: the method is better. Bold: surely so (Holm).",
+        "Purple: the method is better.\nA number: surely better or worse (paired test, Holm). Grey: did not take part.",
         fontsize=8,
     )
     return figure
 
 
 def _write_cell(ax, i, j, versus):
+    """Write a number where it is surely different; elsewhere the colour is enough."""
     difference = versus["difference"]
-    sure, strong = versus["outcome"] != "level", abs(difference) > 16
-    look = {"color": "white" if strong else "black" if sure else "0.35", "fontsize": 7 if sure else 6}
-    look |= {"ha": "center", "va": "center", "fontweight": "bold" if sure else "normal"}
-    ax.text(j, i, f"{difference:+.{int(abs(difference) < 9.95)}f}", **look)
+    if versus["outcome"] != "level":
+        look = {"color": "white" if abs(difference) > 16 else "black", "fontsize": 7.5, "fontweight": "bold"}
+        ax.text(j, i, f"{difference:+.{int(abs(difference) < 9.95)}f}", ha="center", va="center", **look)
 
 
 def write(parts, folder, took):
@@ -240,7 +243,7 @@ def write(parts, folder, took):
     stored["verdicts"] = verdicts(stored)
     stored["methods"] = summary(stored)
     (folder / "does_it_help.json").write_text(json.dumps(stored, ensure_ascii=False))
-    draw(stored).savefig(folder / "does_it_help.png", dpi=62)
+    draw(stored).savefig(folder / "does_it_help.png", dpi=80)
     for about in stored["problems"]:
         print(f"{about['name']}\n{rows_table(stored, about['name'])}\n")
     print(f"{table(stored)}\n\n{guard_table(stored)}\n")
