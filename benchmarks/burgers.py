@@ -9,9 +9,9 @@ of SGD at 5e-4. Two of ours with the rate of ConFIG: `upgrad`, and `primary_aux`
 conditions as auxiliaries. Judged on the published grid of 256 × 100 points by the best network,
 looked for every 25 steps (published: every step), against Cole and Hopf's formula (published: a simulation).
 
-`--add` trained six ways to weigh the losses that others use for physics, with the rate of ConFIG, on the first seed only:
-gradient norms, traces of the neural tangent kernel and annealing, computed every 25 steps and averaged from one with
-.9, ReLoBRaLo, SoftAdapt (normalised) and self-adaptive weights.
+`--add` trained six ways to weigh the losses that others use for physics, at ConFIG's rate, on the first seed: gradient
+norms, traces of the neural tangent kernel and annealing, computed every 25 steps and averaged from one with .9,
+ReLoBRaLo, SoftAdapt (normalised) and self-adaptive weights.
 
 Mean squared error × 1000 of the best network, mean (and every seed), and how many times less than Adam's (on the same
 seeds); Adam "agrees" within a factor of two, the others if the factor is at least three (jax 0.10.2, CPU):
@@ -37,11 +37,10 @@ network, chosen by the exact solution, flatters it. Of ours, `upgrad` is as good
 three); protecting the two conditions with `primary_aux` hardly helps: an auxiliary only objects.
 
 Of the weights that others use for physics, on one seed, those of the neural tangent kernel are as good as the methods
-on gradients, 3.9 times less than Adam, at one gradient per step between their refreshes; SoftAdapt and self-adaptive
-weights change nothing, and gradient norms, annealing and ReLoBRaLo end worse than the sum. The first two of these have
-their best network within 275 steps and lose it again, with one start of the average (at the first weights in place of
-one, gradient norms ended at 191.20); other rates and intervals than these were not tried. All are at the settings of
-this comparison, not of their papers.
+on gradients: 3.9 times less than Adam. SoftAdapt and self-adaptive weights change little; gradient norms, annealing and
+ReLoBRaLo end worse than the sum. The first two of these have their best network within 275 steps and lose it again;
+averaged from the first weights in place of one, gradient norms ended at 191.20. Other rates and intervals were not
+tried: these are the settings of this comparison, not of their papers.
 """
 
 import argparse
