@@ -32,7 +32,7 @@ seeds); Adam "agrees" within a factor of two, the others if the factor is at lea
 Outcome: reproduced. Adam's error over ConFIG's is 4.5, 3.5 and 4.3 on the three seeds (published, one seed: 4.9), and
 M-ConFIG, which computes a third of the gradients, is the best of them. Our ConFIG is a little less accurate than the
 published one, on every seed; seeds differ by a factor of two. In 99.4 % of the steps or more at least two of the three
-gradients conflict, whatever the method. M-ConFIG's error jumps up and down by a factor of ten, so that its best
+gradients conflict in these five. M-ConFIG's error jumps up and down by a factor of ten, so that its best
 network, chosen by the exact solution, flatters it. Of ours, `upgrad` is as good as ConFIG (better on one seed of
 three); protecting the two conditions with `primary_aux` hardly helps: an auxiliary only objects.
 
