@@ -32,11 +32,12 @@ def test_quick_study_writes_rows_verdicts_and_a_figure_and_goes_on_where_it_stop
     main.main(["--quick", "--out", str(tmp_path)])
     stored = json.loads((tmp_path / "does_it_help.json").read_text())
     rows = study("report").rows_of(stored, "digits")
-    assert {"single task", "equal weights", "tuned weights", "uncertainty", "guarded mgda"} == set(rows)
+    assert {"single task", "equal weights", "tuned weights", "uncertainty", "mgda", "guarded mgda"} == set(rows)
     assert all(0 < error < 1 for row in rows.values() for error in row["errors"])
     assert rows["uncertainty"]["cost"] == 1 < rows["guarded mgda"]["time"]
+    assert set(stored["methods"]) == {"uncertainty", "mgda", "guarded mgda"}
     printed = capsys.readouterr().out
-    assert study("report").table(stored) in printed
+    assert study("report").table(stored) in printed and study("report").guard_table(stored) in printed
     assert "digits: guarded mgda" in printed and "digits: uncertainty" not in printed and not so_far.exists()
     assert 5_000 < (tmp_path / "does_it_help.png").stat().st_size < 100_000
 
@@ -44,10 +45,9 @@ def test_quick_study_writes_rows_verdicts_and_a_figure_and_goes_on_where_it_stop
 def test_header_quotes_the_stored_figures(study):
     stored = json.loads((ROOT / "benchmarks" / "results" / "does_it_help.json").read_text())
     header = import_module("benchmarks.does_it_help").__doc__
-    for line in study("report").table(stored).splitlines():
-        assert line.strip() in header
-    never = " ".join(header.split())
-    assert all(label in never for label, row in stored["methods"].items() if not row["won"])
+    for table in (study("report").table(stored), study("report").guard_table(stored)):
+        assert all(line.strip() in header for line in table.splitlines())
+    assert all(sentence in " ".join(header.split()) for sentence in stored["verdicts"])
 
 
 def test_every_method_runs_or_has_a_reason(study):
@@ -57,8 +57,34 @@ def test_every_method_runs_or_has_a_reason(study):
     for num_tasks, counts in ((2, None), (3, 0), (14, None)):
         problem = SimpleNamespace(tasks=("",) * num_tasks, counts=counts)
         names, absent = contestants.contestants(problem)
-        assert sorted([*names, *absent]) == mtl.methods.names()
+        bare = {name for name in absent if name.startswith("guarded ")}
+        assert sorted({*names, *absent} - bare) == mtl.methods.names()
+        guarded = {label for label in contestants.labels(names) if label not in names}
+        assert guarded == {f"guarded {name}" for name in ("sum", *names)} - bare
+        assert bare == {"guarded momentum_conflict_free"}
         assert ("dcgd" in names) == (num_tasks == 2) and ("primary_aux" in names) == (counts is not None)
+
+
+@pytest.mark.standard_promotion
+def test_guarded_rows_are_those_of_the_guard_around_the_chain(study):
+    import jax
+    import optax
+
+    import mtlgrad_jax as mtl
+
+    training, rng = study("training"), np.random.default_rng(0)
+    params, rows = np.zeros((2, 5), np.float32), rng.normal(size=(4, 2, 3, 5)).astype(np.float32)
+    init, update, _ = training.stepper("excess_mtl", 3)
+    tx = mtl.guard(study("contestants").optimizer("excess_mtl", 3, 0.1), 3)
+    whole = jax.jit(jax.vmap(lambda params, state, rows: tx.update(rows, state, params, losses=rows[:, 0] ** 2)))
+    ours, chain, theirs, state = params, init(params), params, jax.vmap(tx.init)(params)
+    for turn in range(4):
+        losses = rows[turn, :, :, 0] ** 2
+        _, updates, chain = update(ours, chain, rows[turn], None, losses, 0.1, 0)
+        ours = training.guard(3)(ours, rows[turn], updates)
+        updates, state = whole(theirs, state, rows[turn])
+        theirs = optax.apply_updates(theirs, updates)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_the_search_spends_its_budget_and_judges_by_what_was_not_chosen_by(study):

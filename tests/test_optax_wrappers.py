@@ -198,8 +198,8 @@ REFUSED = {
     ),
     "lbfgs with the stacked gradient": Refusal(
         lambda: update_of(behind(LBFGS), value=value_fn(PARAMS), grad=TASK_GRADS, value_fn=value_fn),
-        TypeError,
-        "contracting dimensions",
+        ValueError,
+        "expected grad like the parameters beside value and value_fn",
         "lbfgs",
     ),
     "adaptive_grad_clip of tasks": Refusal(

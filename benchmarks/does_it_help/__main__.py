@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from benchmarks.does_it_help import problems, report
 from benchmarks.does_it_help.study import study
 
 RESULTS = Path(__file__).parents[1] / "results"
-QUICK = {"num_seeds": 2, "num_steps": 40, "num_trials": 2, "only": ("uncertainty", "guarded mgda")}
+QUICK = {"num_seeds": 2, "num_steps": 40, "num_trials": 2, "only": ("uncertainty", "mgda", "guarded mgda")}
 FULL = {"num_seeds": 10}
 # Hundreds of programs, each of which runs for a second or so: compiling them well takes longer than it saves.
 FLAGS = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false --xla_cpu_multi_thread_eigen=false"
@@ -27,10 +29,17 @@ def in_a_process(names, folder):
 
 
 def run_parts(folder):
-    """Run all problems, those with as many tasks after each other, and one process on every core."""
+    """Run all problems, those with as many tasks after each other, the longest first, one process on every core."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda group: in_a_process(group, folder), problems.ALIKE))
+        list(pool.map(lambda group: in_a_process(group, folder), sorted(problems.ALIKE, key=len, reverse=True)))
     return [study(name, folder / f"{name}.json", **FULL) for name in problems.NAMES]
+
+
+def minutes(seconds):
+    """Return how long it took since a moment, and what that took of the processor, children included."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    processor = sum(usage.ru_utime + usage.ru_stime for usage in used)
+    return {"wall": round((time.perf_counter() - seconds) / 60, 1), "processor": round(processor / 60, 1)}
 
 
 def main(arguments=None):
@@ -43,10 +52,11 @@ def main(arguments=None):
         for name in options.part:
             study(name, options.out / f"{name}.json", **FULL)
         return
+    start = time.perf_counter()
     folder = options.out / "does_it_help_so_far"  # where an interrupted study goes on; a finished one starts anew
     folder.mkdir(parents=True, exist_ok=True)
     parts = [study("digits", folder / "digits.json", **QUICK)] if options.quick else run_parts(folder)
-    report.write(parts, options.out)
+    report.write(parts, options.out, minutes(start))
     shutil.rmtree(folder)
 
 

@@ -10,7 +10,7 @@ BASELINES = {
     "sum": "equal weights",
     "constant": "fixed weights, which the search tunes",
 }
-GUARDED = ("sum", "mgda", "upgrad", "primary_aux")
+GUARD = "guarded "
 
 
 def reason_against(name, claims, problem):
@@ -29,15 +29,22 @@ def reason_against(name, claims, problem):
 
 
 def contestants(problem):
-    """Return the names of the methods that apply, and why the others do not."""
+    """Return the names of the methods that apply, and why the other rows do not."""
     reasons = {name: reason_against(name, claims, problem) for name, claims in mtl.methods.claims().items()}
-    return [name for name, why in reasons.items() if not why], {name: why for name, why in reasons.items() if why}
+    names = [name for name, why in reasons.items() if not why]
+    bare = {GUARD + name: "takes one gradient per step" for name in names if takes_one_per_step(name)}
+    return names, {name: why for name, why in reasons.items() if why} | bare
 
 
-def optimizer(name, num_tasks, rate, *, guarded=False):
-    """Return a method at its defaults before Adam, and the guard around both if asked for."""
-    chain = optax.chain(getattr(mtl, name)(num_tasks), optax.adam(rate))
-    return mtl.guard(chain, num_tasks) if guarded else chain
+def labels(names):
+    """Return the rows of a problem: methods as chains, and behind the guard all that take a stack, and the sum."""
+    stacks = [name for name in names if not takes_one_per_step(name)]
+    return [*names, *(GUARD + name for name in ("sum", *stacks))]
+
+
+def optimizer(name, num_tasks, rate):
+    """Return a method at its defaults before Adam."""
+    return optax.chain(getattr(mtl, name)(num_tasks), optax.adam(rate))
 
 
 def takes_one_per_step(name):

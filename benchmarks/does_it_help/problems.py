@@ -150,8 +150,8 @@ def yeast():
     targets = np.array([[float(value) for value in y.values()] for _, y in rows])
     return supervised(
         "yeast",
-        "2417 genes × 103, Elisseeff & Weston 2001, MULAN's copy in river 0.26 (BSD-3-Clause; the data come without a "
-        "licence of their own)",
+        "2417 genes × 103, Elisseeff & Weston 2001, MULAN's copy (OpenML 40597) in river 0.26 (BSD-3-Clause); for the "
+        "data themselves MULAN's repository, river and R's mldr.datasets state no licence",
         tuple(f"class {number}" for number in range(1, 15)),
         ("binary",) * 14,
         in_parts(inputs, targets),

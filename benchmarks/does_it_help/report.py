@@ -5,10 +5,11 @@ import json
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.does_it_help import statistics
+from benchmarks.does_it_help import contestants, statistics
 
 STOPPING = ("stopped", "final")
 COSTS = {"cost": 1, "share": 2, "time": 1, "stops at": 2}
+GUARDED_SUM = contestants.GUARD + "sum"
 BUDGETS = ("same budget", "whole search")
 ABOUT = (
     "name",
@@ -45,19 +46,23 @@ def rows_of(stored, problem, stopping="stopped"):
     return {row["method"]: row for row in chosen}
 
 
-def methods_of(rows):
-    """Return the rows that are methods and did not fail."""
-    return {label: row for label, row in rows.items() if "same budget" in row}
+def methods_of(rows, *, guarded=False):
+    """Return the rows that are methods and did not fail: the chains, or what runs behind the guard."""
+    return {
+        label: row
+        for label, row in rows.items()
+        if "same budget" in row and label.startswith(contestants.GUARD) == guarded
+    }
 
 
-def outcomes(rows, budget):
-    """Count who is better, level and worse than tuned weights."""
-    found = [row[budget]["outcome"] for row in methods_of(rows).values()]
-    return [found.count(outcome) for outcome in ("better", "level", "worse")]
+def outcomes(methods, against):
+    """Count who is better, level and worse, as text."""
+    found = [row[against]["outcome"] for row in methods.values() if against in row]
+    return "/".join(str(found.count(outcome)) for outcome in ("better", "level", "worse"))
 
 
 def table(stored):
-    """Return the table of the header: one line per problem."""
+    """Return the table of the header: one line per problem, chains only."""
     columns = (
         "",
         "tasks",
@@ -71,15 +76,32 @@ def table(stored):
     )
     lines = [columns]
     for about in stored["problems"]:
-        rows, full = rows_of(stored, about["name"]), rows_of(stored, about["name"], "final")
+        rows, full = rows_of(stored, about["name"]), methods_of(rows_of(stored, about["name"], "final"))
         methods = methods_of(rows)
         best = min(methods, key=lambda label: methods[label]["delta"])
         cells = [f"{rows[label]['delta']:+.1f}" for label in ("equal weights", "tuned weights")]
         cells.append(f"{rows['uncertainty']['delta']:+.1f}" if "uncertainty" in methods else "")
-        counts = ["/".join(map(str, outcomes(rows, budget))) for budget in BUDGETS]
-        counts.append("/".join(map(str, outcomes(full, BUDGETS[0]))))
+        counts = [*(outcomes(methods, budget) for budget in BUDGETS), outcomes(full, BUDGETS[0])]
         cells += [f"{rows[best]['delta']:+.1f} {best}", *counts]
         lines.append((about["name"], str(len(about["tasks"])), *cells))
+    return _aligned(lines)
+
+
+def guard_table(stored):
+    """Return the second table of the header: what runs behind the guard, and how that differs from its chains."""
+    lines = [("behind the guard", "sum", "best method", *BUDGETS, "its chain", "median", "from", "to", "time")]
+    for about in stored["problems"]:
+        rows = rows_of(stored, about["name"])
+        methods = methods_of(rows, guarded=True)
+        best = min(methods, key=lambda label: methods[label]["delta"])
+        pairs = [label for label, row in methods.items() if "its chain" in row]
+        changes = [methods[label]["its chain"]["difference"] for label in pairs]
+        added = [methods[label]["time"] - rows[statistics.chain_of(label)].get("time", 1) for label in pairs]
+        spread = [f"{value:+.1f}" for value in (np.median(changes), min(changes), max(changes))]
+        counts = [outcomes(methods, against) for against in (*BUDGETS, "its chain")]
+        of_the_sum = f"{rows[GUARDED_SUM]['delta']:+.1f}" if GUARDED_SUM in methods else ""
+        best = f"{methods[best]['delta']:+.1f} {best.removeprefix(contestants.GUARD)}"
+        lines.append((about["name"], of_the_sum, best, *counts, *spread, f"{np.median(added):+.1f}"))
     return _aligned(lines)
 
 
@@ -92,7 +114,8 @@ def summary(stored, stopping="stopped", budget="same budget"):
     """Return how every method fared over all problems, the best mean rank first."""
     found = {}
     for about in stored["problems"]:
-        for label, row in methods_of(rows_of(stored, about["name"], stopping)).items():
+        rows = rows_of(stored, about["name"], stopping)
+        for label, row in (methods_of(rows) | methods_of(rows, guarded=True)).items():
             found.setdefault(label, []).append((about["name"], row))
     entries = {}
     for label, pairs in found.items():
@@ -109,11 +132,35 @@ def verdicts(stored):
     for about in stored["problems"]:
         lines += [f"{about['name']}, {budget}: {about['headline']['stopped'][budget]}" for budget in BUDGETS]
     fared = summary(stored)
-    winners = [f"{label} ({', '.join(row['won'])})" for label, row in fared.items() if row["won"]]
-    lines.append("Better than tuned weights of the same budget: " + ("; ".join(winners) or "nobody"))
-    lines.append("Never better: " + ", ".join(label for label, row in fared.items() if not row["won"]))
+    for guarded, where in ((False, ""), (True, ", behind the guard")):
+        chosen = {
+            label.removeprefix(contestants.GUARD): row
+            for label, row in fared.items()
+            if label.startswith(contestants.GUARD) == guarded
+        }
+        winners = [f"{name} ({', '.join(row['won'])})" for name, row in chosen.items() if row["won"]]
+        lines.append(f"Better than tuned weights of the same budget{where}: " + ("; ".join(winners) or "nobody"))
+        lines.append(f"Never better{where}: " + ", ".join(name for name, row in chosen.items() if not row["won"]))
+    lines += [line for stopping in STOPPING for line in changed_by_the_guard(stored, stopping)]
     failed = {(row["method"], row["problem"]) for row in stored["rows"] if row.get("failed")}
     lines.append("Failed to train: " + ("; ".join(f"{m} on {p}" for m, p in sorted(failed)) or "nobody"))
+    return lines
+
+
+def changed_by_the_guard(stored, stopping):
+    """Return who is surely better or worse behind the guard than without it, over all problems."""
+    pairs = [
+        (f"{label.removeprefix(contestants.GUARD)} on {about['name']}", row["its chain"])
+        for about in stored["problems"]
+        for label, row in rows_of(stored, about["name"], stopping).items()
+        if "its chain" in row
+    ]
+    where = "" if stopping == "stopped" else ", not stopped"
+    lines = []
+    for outcome in ("better", "worse"):
+        found = [f"{who} ({versus['difference']:+.1f})" for who, versus in pairs if versus["outcome"] == outcome]
+        many = f"{len(found)} of {len(pairs)}"
+        lines.append(f"Behind the guard {outcome} than without it{where}, {many}: {', '.join(found) or 'nobody'}")
     return lines
 
 
@@ -148,43 +195,58 @@ def rows_table(stored, problem, stopping="stopped"):
 
 
 def draw(stored):
-    """Return a figure: by how much every method differs from tuned weights of its budget, on every problem."""
-    fared, names = list(summary(stored)), [about["name"] for about in stored["problems"]]
+    """Return a figure: by how much methods differ from tuned weights of their budget, without and with the guard."""
+    fared, names = summary(stored), [about["name"] for about in stored["problems"]]
+    methods = [label for label in fared if not label.startswith(contestants.GUARD)]
+    methods += [name for label in fared if (name := label.removeprefix(contestants.GUARD)) not in fared]
     by_problem = {name: rows_of(stored, name) for name in names}
-    values = np.full((len(fared), len(names)), np.nan)
-    figure, ax = plt.subplots(figsize=(1.6 + 0.85 * len(names), 1.4 + 0.2 * len(fared)))
-    for i, label in enumerate(fared):
-        for j, name in enumerate(names):
-            row = by_problem[name].get(label, {})
-            if "same budget" in row:
-                values[i, j] = row["same budget"]["difference"]
-                sure, strong = row["same budget"]["outcome"] != "level", abs(values[i, j]) > 16
-                look = {"color": "white" if strong else "black" if sure else "0.35", "fontsize": 7 if sure else 6}
-                look |= {"ha": "center", "va": "center", "fontweight": "bold" if sure else "normal"}
-                ax.text(j, i, f"{values[i, j]:+.{int(abs(values[i, j]) < 9.95)}f}", **look)
-            elif row.get("failed"):
-                ax.text(j, i, "failed", ha="center", va="center", fontsize=6)
-    ax.imshow(values, cmap="PuOr_r", vmin=-40, vmax=40, aspect="auto")
-    ax.set_xticks(range(len(names)), names, fontsize=8, rotation=30, ha="left")
-    ax.xaxis.tick_top()
-    ax.set_yticks(range(len(fared)), fared, fontsize=7)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    ax.set_xlabel("Error in % of the reference, minus that of weights tuned with the same budget.\n"
-                  "Purple: the method is better. Bold: surely so (Holm).", fontsize=8)  # fmt: skip
-    figure.tight_layout()
+    size = 2.4 + 1.1 * len(names), 1.8 + 0.17 * len(methods)
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    panels = {"before Adam": "", "the same behind the guard": contestants.GUARD}
+    for ax, (title, prefix) in zip(axes, panels.items(), strict=True):
+        values = np.full((len(methods), len(names)), np.nan)
+        for i, method in enumerate(methods):
+            for j, name in enumerate(names):
+                row = by_problem[name].get(prefix + method, {})
+                if "same budget" in row:
+                    values[i, j] = row["same budget"]["difference"]
+                    _write_cell(ax, i, j, row["same budget"])
+                elif row.get("failed"):
+                    ax.text(j, i, "failed", ha="center", va="center", fontsize=6)
+        ax.imshow(values, cmap="PuOr_r", vmin=-40, vmax=40, aspect="auto")
+        ax.set_xticks(range(len(names)), names, fontsize=8, rotation=30, ha="left")
+        ax.xaxis.tick_top()
+        ax.set_yticks(range(len(methods)), methods, fontsize=8)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        ax.set_facecolor("0.9")
+        ax.set_title(title, fontsize=9, loc="left")
+    figure.supxlabel(
+        "Error in % of the reference, minus that of weights tuned with the same budget. "
+        "Purple: the method is better.\nA number: surely better or worse (paired test, Holm). Grey: did not take part.",
+        fontsize=8,
+    )
     return figure
 
 
-def write(parts, folder):
-    """Store numbers and figure, print table and sentences."""
-    stored = collect(parts)
+def _write_cell(ax, i, j, versus):
+    """Write a number where it is surely different; elsewhere the colour is enough."""
+    difference = versus["difference"]
+    if versus["outcome"] != "level":
+        look = {"color": "white" if abs(difference) > 16 else "black", "fontsize": 7.5, "fontweight": "bold"}
+        ax.text(j, i, f"{difference:+.{int(abs(difference) < 9.95)}f}", ha="center", va="center", **look)
+
+
+def write(parts, folder, took):
+    """Store numbers and figure, print tables and sentences."""
+    stored = collect(parts) | {"minutes": took}
     stored["verdicts"] = verdicts(stored)
     stored["methods"] = summary(stored)
     (folder / "does_it_help.json").write_text(json.dumps(stored, ensure_ascii=False))
-    draw(stored).savefig(folder / "does_it_help.png", dpi=62)
+    draw(stored).savefig(folder / "does_it_help.png", dpi=80)
     for about in stored["problems"]:
         print(f"{about['name']}\n{rows_table(stored, about['name'])}\n")
-    print(table(stored))
-    print("\n" + "\n".join(stored["verdicts"]))
+    print(f"{table(stored)}\n\n{guard_table(stored)}\n")
+    print("\n".join(stored["verdicts"]))
+    print(f"Took {took['wall']} minutes, {took['processor']} of a core")
     return stored

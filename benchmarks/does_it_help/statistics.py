@@ -40,7 +40,7 @@ def delta(part, errors, how):
 
 def budget(part, label):
     """Return what a step of a row costs in plain steps."""
-    name = label.removeprefix("guarded ")
+    name = label.removeprefix(contestants.GUARD)
     measured = part["rows"][label]["seconds"] / part["plain seconds"]
     return max(1.0, measured) if label != name else contestants.backward_passes(name, measured)
 
@@ -95,7 +95,17 @@ def table_of(part, how):
     for against, theirs in tuned.items():
         for label, versus in zip(methods, compared([deltas[label] for label in methods], theirs), strict=True):
             rows[label] |= costs(part, label) | {against: versus}
+    pairs = {label: chain_of(label) for label in methods if chain_of(label) in deltas}
+    versus_chains = compared([deltas[label] for label in pairs], [deltas[chain] for chain in pairs.values()])
+    for label, versus in zip(pairs, versus_chains, strict=True):
+        rows[label]["its chain"] = versus
     return rows | {label: {"failed": row["failed"]} for label, row in part["rows"].items() if row.get("failed")}
+
+
+def chain_of(label):
+    """Return the row that a guarded one is a copy of but for the guard, or nothing for others."""
+    name = label.removeprefix(contestants.GUARD)
+    return "" if name == label else "equal weights" if name == "sum" else name
 
 
 def compared(ours, theirs):
@@ -138,8 +148,8 @@ def front(part, how):
 
 
 def headline(rows, against):
-    """Say whether tuned weights match everything."""
-    methods = {label: row[against] for label, row in rows.items() if against in row}
+    """Say whether tuned weights match all chains."""
+    methods = {label: row[against] for label, row in rows.items() if against in row and not chain_of(label)}
     better = [label for label, row in methods.items() if row["outcome"] == "better"]
     better.sort(key=lambda label: methods[label]["difference"])
     worse = sum(row["outcome"] == "worse" for row in methods.values())

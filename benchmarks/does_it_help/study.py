@@ -50,11 +50,6 @@ def gradients(course, rate):
     }
 
 
-def labels(names):
-    """Return the rows of a problem: methods as chains, and those that are guarded too."""
-    return [*names, *(f"guarded {name}" for name in contestants.GUARDED if name in names or name == "sum")]
-
-
 def row(problem, course, label, rate):
     """Train a method; a failure is a row too."""
     try:
@@ -71,7 +66,7 @@ def study(name, path, *, num_seeds, num_steps=None, num_trials=search.NUM_TRIALS
     problem = problems.load(name)
     num_steps = num_steps or problem.num_steps
     names, absent = contestants.contestants(problem)
-    wanted = [label for label in labels(names) if only is None or label in only]
+    wanted = [label for label in contestants.labels(names) if only is None or label in only]
     part = json.loads(path.read_text()) if path.exists() else {}
     settings = {"seeds": num_seeds, "steps": num_steps, "num_trials": num_trials}
     if any(part.get(key) != value for key, value in settings.items()):

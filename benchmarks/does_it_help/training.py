@@ -2,7 +2,8 @@
 
 Compiling is what a study of so many short trainings spends most of its time on. So a step is two programs: one per
 problem, from parameters to losses and rows of J, and one per method, from rows to parameters, which serves all problems
-with as many tasks; parameters are one vector, which ends in as many zeros as make all problems alike.
+with as many tasks; parameters are one vector, which ends in as many zeros as make all problems alike. The guard is a
+third one, which is handed the update that a method has made and so serves all methods.
 """
 
 import functools
@@ -64,12 +65,14 @@ class Course:
 
     def method(self, label: str, rate: float) -> Run:
         """Train with a method of `contestants`."""
-        init, update, two_batches = stepper(label, self.num_tasks)
+        name = label.removeprefix(contestants.GUARD)
+        init, update, two_batches = stepper(name, self.num_tasks)
 
         def step(params, state, turn):
             losses, rows = self._rows(params, _at(self.batches, turn), self.samples)
             second = self._rows(params, _at(self.second_batches, turn), self.samples)[1] if two_batches else None
-            return update(params, state, rows, second, losses, rate, turn % self.num_tasks)
+            moved, updates, state = update(params, state, rows, second, losses, rate, turn % self.num_tasks)
+            return moved if label == name else guard(self.num_tasks)(params, rows, updates), state
 
         return self._judged(*self._history(step, init(self.params)))
 
@@ -108,10 +111,9 @@ class Course:
 
 
 @functools.cache
-def stepper(label, num_tasks):
+def stepper(name, num_tasks):
     """Return `init` and `update` of a method before Adam for all seeds, and whether it wants a second batch."""
-    name = label.removeprefix("guarded ")
-    make = functools.partial(contestants.optimizer, name, num_tasks, guarded=label != name)
+    make = functools.partial(contestants.optimizer, name, num_tasks)
     needs = mtl.methods.claims()[name].needs
 
     def update(params, state, rows, second_rows, losses, rate, task):
@@ -121,10 +123,22 @@ def stepper(label, num_tasks):
         else:
             extras = {} if second_rows is None else {"second_task_grads": second_rows}
             updates, state = tx.update(rows, state, params, losses=losses, **extras)
-        return optax.apply_updates(params, updates), state
+        return optax.apply_updates(params, updates), updates, state
 
     axes = (0, 0, 0, 0, 0, None, None)
     return jax.jit(jax.vmap(make(1.0).init)), jax.jit(jax.vmap(update, axes)), "X" in needs
+
+
+@functools.cache
+def guard(num_tasks):
+    """Return the step of `mtl.guard` for all seeds: parameters, rows, the update made in; the next parameters out."""
+    made = optax.GradientTransformationExtraArgs(lambda _: (), lambda _, state, params, *, made: (made, state))
+    tx = mtl.guard(made, num_tasks)
+
+    def step(params, rows, updates):
+        return optax.apply_updates(params, tx.update(rows, tx.init(params), params, made=updates)[0])
+
+    return jax.jit(jax.vmap(step))
 
 
 def _stack(*trees):

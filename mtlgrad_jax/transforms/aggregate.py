@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax import step
+from mtlgrad_jax.ground.leaves import shapes
 from mtlgrad_jax.jacobians.stacked import Stacked, count_tasks
 from mtlgrad_jax.solvers import certificates
 from mtlgrad_jax.typing import AxisName, Method, Nonfinite, PyTree, RowMethod, StatefulWeighting, Weighting
@@ -118,6 +119,7 @@ def aggregate(
     def update(updates, state, params=None, **extra_args) -> tuple[PyTree, PyTree]:
         count_tasks(updates, expected=num_tasks, params=params)
         check_state(state, num_tasks)
+        check_line_search(updates, extra_args)
         memory = state if num_tasks is None else state.memory
         taken = step.take(method, Stacked(updates, axis_name), memory, nonfinite=nonfinite, **extra_args)
         return taken.update, taken.memory if num_tasks is None else record(state, taken)
@@ -146,6 +148,15 @@ def check_state(state: PyTree, num_tasks: int | None) -> None:
         found = type(state).__name__ if recorded is None else f"one for {jnp.shape(recorded)[0]} tasks"
         raise ValueError(
             f"expected a state for num_tasks={num_tasks}, got {found}; call init of the transformation that is updated."
+        )
+
+
+def check_line_search(updates: PyTree, extra_args: dict[str, PyTree]) -> None:
+    """Raise a ValueError for stacked gradients that are meant for L-BFGS, which compares those of one function."""
+    if "grad" in extra_args and shapes(extra_args["grad"]) == shapes(updates):
+        raise ValueError(
+            "expected grad like the parameters beside value and value_fn, got stacked task gradients; give optax.lbfgs "
+            "the value and the gradient of one sum of losses, value=w @ losses and grad=u (docstring of mtl.aggregate)."
         )
 
 

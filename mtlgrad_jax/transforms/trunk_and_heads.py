@@ -91,8 +91,20 @@ def _mask_of(mask, tree):
             "nothing, mtl.sum() gives each its own gradient."
         )
     structure, own = jax.tree.structure(mask), jax.tree.structure(tree)
+    if structure == own or structure.num_leaves != own.num_leaves:
+        return mask
     # Flax NNX takes the variables around its arrays away after `init`: then leaves are found by their order.
-    return own.unflatten(jax.tree.leaves(mask)) if structure != own and structure.num_leaves == own.num_leaves else mask
+    for name, theirs in zip(_names(mask), _names(tree), strict=True):
+        if not (name.startswith(theirs) or theirs.startswith(name)):
+            raise ValueError(
+                f"expected a mask like the parameters, got a leaf {name} where they have {theirs}; make it by "
+                "mtl.shared_leaves, or give a function from the parameters to it."
+            )
+    return own.unflatten(jax.tree.leaves(mask))
+
+
+def _names(tree):
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def _attending(updates, present, losses, nonfinite, axis_name):

@@ -41,7 +41,7 @@ def adam(params, method, num_steps):
     def step(carry, _):
         params, state = carry
         losses, task_grads = mtl.task_value_and_grad(losses_fn)(params)
-        updates, state = tx.update(task_grads, state, params)
+        updates, state = tx.update(task_grads, state, params, losses=losses)
         return (optax.apply_updates(params, updates), state), losses
 
     (params, state), losses = jax.jit(lambda carry: scan(step, carry, length=num_steps))((params, tx.init(params)))

@@ -147,6 +147,9 @@ def test_split_parameters_are_not_gathered():
 
 
 def test_what_it_cannot_do_is_said():
+    other = {"trunk": True, "tails": False}
+    with pytest.raises(ValueError, match=r"got a leaf \['tails'\] where they have \['heads'\]"):
+        mtl.trunk_and_heads(mtl.mgda(3), other).init({"trunk": jnp.zeros(2), "heads": jnp.zeros(2)})
     with pytest.raises(ValueError, match="False everywhere; .* mtl.sum"):
         update_of(mtl.trunk_and_heads(mtl.mgda(), {"trunk": False, "heads": False}))
     with pytest.raises(ValueError, match="expected nonfinite"):
