@@ -33,8 +33,8 @@ Past the Gram matrix, rows nearer to opposition, excess from G and after `refine
     T = 64        5e-1 → 7e-7, 2          5e-1 → 6e-6, 2          5e-1 → 7e-5, 2
     T = 128       6e-1 → 2e-7, 2          6e-1 → 9e-6, 2          1e-0 → 1e-4, 2
 
-What is left is the rounding of float32 weights, (eps/ε)². The bound that `gap` then holds is linear in that rounding: it
-says 8e-3 to .1 at ε = 1e-4, and often one at 1e-5.
+What is left is the rounding of float32 weights, (eps/ε)². The bound that `gap` then holds is linear in that rounding:
+it says 8e-3 to .1 at ε = 1e-4, and often one at 1e-5.
 """
 
 import argparse
