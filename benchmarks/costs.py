@@ -29,14 +29,14 @@ Last figures, in passes (jax 0.10.2, two cores; other work was going on, behind 
     10 steps, 8 tasks                    4.75        1.43
     10 steps, 16 tasks                   8.31        1.83
 
-                                  Gram matrix  and an update  UPGrad  TorchJD's Engine
-    MLP, 32 examples                     0.56        0.99        1.38       31.53
-    MLP, 128 examples                    0.81        1.50                   52.60
-    MLP, 256 examples                    1.46        2.21                  114.51
-    CNN, 64 examples                     1.86        2.50                    4.05
-    transformer, 64 examples             1.29        2.07                    1.95
-    GRU, 64 examples                     1.50        1.93                   16.59
-    CIFAR-10 network, 32 examples        0.07        1.06        1.04        0.04
+                                      Gram matrix  and an update   UPGrad  its solver  TorchJD: Engine  UPGrad
+    MLP, 32 examples                         0.70           1.42     1.93        0.39            41.47   44.78
+    MLP, 128 examples                        0.95           1.28     5.12        3.79            47.81   91.60
+    MLP, 256 examples                        1.03           1.42   134.40      129.54            96.09
+    CNN, 64 examples                         1.86           2.50                                  4.05
+    transformer, 64 examples                 1.29           2.07                                  1.95
+    GRU, 64 examples                         1.50           1.93                                 16.59
+    CIFAR-10 network, 32 examples            0.07           1.06     1.04        0.00             0.04    0.04
 
                                   Gram matrix        mgda  4 at a time
     8 tasks,                             4.52        5.66        4.42
@@ -50,25 +50,36 @@ Last figures, in passes (jax 0.10.2, two cores; other work was going on, behind 
     mgda, touched rows as the leaf             1.9
 
     leaves          adam    mean    mgda
-    100             0.64    0.33    1.75
-    500             2.17    0.87    3.01
-    2000           13.51    3.84    8.67
+    100             0.66    0.32    1.74
+    500             2.65    0.96    3.30
+    2000           14.85    4.60    9.40
 
-Outcome: met but for these. mgda of 8 tasks at once, which other runs put at 4.2 and which is met four tasks at a time;
-16 tasks are at the edge likewise (10.3 in another run). Populations: mgda is at the edge of 1.15 times the sum's ratio
-(three runs, 4 seeds: 2.0, 1.8, 3.9 of 3.2, 2.9, 2.8; 16 seeds: 12.8, 13.2, 13.3 of 12.5, 15.0, 15.9); `mean` on the
-same T gradients is no better (15 to 20), so that what is left is T gradients, whose arithmetic a single small run hides
-behind the 100 µs of a call. 100 leaves: the solver's 1.4 s of compilation, the same for any number of leaves, are
-twice Adam's .7 s. Memory of examples is 1.2 to 1.3 times a plain step's and the activations together where networks
-are dense: gradients at the outputs of layers are kept beside what entered them.
-Twenty times as fast as TorchJD's Engine: only where layers are wide (MLP, 55 to 80 times). The Engine takes 4 plain
-steps on the CNN and 2 on the transformer, so that nobody can be 20 times as fast. On grouped convolutions it is twice
-as fast as us, and its whole direction 25 times: XLA's gradient of a grouped convolution with respect to its kernel
-takes 2.6 s on a CPU. That is the plain step; the Gram matrix needs no such gradient and takes a thirteenth of it.
-Tried under `vmap`: the sum in place of the product, and products of matrices, for combinations (no faster). The rescues
-from over- and underflow were run for every member and are a branch again: Gram matrices of 16 members in .16 ms
-(before .40). Gradients of the transformer's losses by `jax.jacrev` under `jit` are off by 2e-2 (of a row's length) on
-this CPU; ours and TorchJD's agree with those of one example at a time.
+Outcome: line by line.
+Losses only, weights every ten steps, Gram matrices of examples, rows of a table: met.
+Tasks: mgda of 8 at once misses 5 by 13 % (other runs gave 4.2), 16 are at the edge of 9 (10.3 in another run), 40 met;
+four at a time all are met. Temporaries are gradients at the outputs of layers, tasks × batch × width whatever P is:
+for one more task an eighth of a gradient at batch 32, but a whole one, 12 MB, at batch 256 (a prototype needed 7.5).
+They are kept for all tasks, so that chunks save time and no memory.
+UPGrad over examples, 4 plain steps and the solver: met for 32 and 128. For 256 the direction is 134 plain steps and the
+solver alone 130, called beside it: missed by 1 %, which is how far two calls of the solver differ; without it the
+update is 1.4. The solver is the limit: 256 programs of 256 unknowns, 1.3 s (128: 29 ms). TorchJD's takes .3 s for 128
+examples, and so much longer for 256 that its direction was not timed there.
+Memory of examples is 1.2 to 1.3 times a plain step's and the activations together where networks are dense or
+convolutions: gradients at the outputs of layers are kept beside what entered them. Transformer and GRU met.
+Twenty times as fast as TorchJD's Engine: only where layers are wide (MLP, 50 to 93 times), GRU 11. The Engine takes 4
+plain steps on the CNN and 2 on the transformer, so that nobody can be 20 times as fast. On grouped convolutions it is
+twice as fast as us, and its whole direction 25 times: XLA's gradient of a grouped convolution with respect to its
+kernel takes 2.6 s on a CPU. That is the plain step; the Gram matrix needs no such gradient, and takes a thirteenth.
+Populations: mgda was within 1.15 times the sum's ratio in the last run and is at the edge of it (four runs, 4 seeds:
+2.0, 1.8, 3.9, 2.7 of 3.2, 2.9, 2.8, 2.9; 16 seeds: 12.8, 13.2, 13.3, 9.1 of 12.5, 15.0, 15.9, 14.0). `mean` on the
+same T gradients is no better (15 to 20 with 16), so that what is left is T gradients, whose arithmetic a single small
+run hides behind the 100 µs of a call. Tried under `vmap`: the sum in place of the product, and products of matrices,
+for combinations (no faster). The rescues from over- and underflow were run for every member and are a branch again:
+Gram matrices of 16 members in .16 ms (before .40).
+Compilation, 1.5 times Adam's: met with 500 leaves (1.2) and 2000 (.6), missed with 100 (2.6), where the solver's 1.4 s,
+the same for any number of leaves, are twice Adam's .7 s. One huge leaf: no copy, met.
+Not measured: a GPU. Agreement with `jax.jacrev` is asked in tests/jacobians; that of the transformer's losses under
+`jit` is itself off by 2e-2 (of a row's length) on this CPU, where ours and TorchJD's agree with one example at a time.
 """
 
 import argparse

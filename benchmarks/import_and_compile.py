@@ -6,29 +6,22 @@ Each import is a fresh process, in which mtlgrad_jax comes after jax and optax; 
 collector and with it. The compilation is of `jit(mgda(num_tasks=8).update)` on a tree of 100 leaves, tracing included,
 without a compilation cache.
 
-Last figures (jax 0.10.2, two cores of an AMD EPYC; other runs compiled in 2.6 to 3.7 s):
+Last figures (jax 0.10.2, two cores of an AMD EPYC, other work going on behind this in priority):
 
-    jax and optax s       0.42
-    mtlgrad_jax s         0.02
-    ratio                 1.04
-    with a collection     1.15
-    mgda         T=8 100 leaves  2.92 s
-    primary_aux  T=8 100 leaves  2.71 s
-    upgrad       T=8 100 leaves  2.88 s
+    jax and optax s       0.49
+    mtlgrad_jax s         0.05
+    ratio                 1.10
+    with a collection     1.19
+    mgda         T=8 100 leaves  1.44 s
+    primary_aux  T=8 100 leaves  1.21 s
+    upgrad       T=8 100 leaves  1.44 s
 
-Outcome: the import is met: 20 ms, 4 %. With the collector it is 15 %: a collection of all of JAX's objects, 60 ms, is
-due at that moment and would otherwise fall to whatever is imported next. The figures of the
-compilation are older than what follows. Small leaves are joined for the Gram matrix where a lone CPU holds them, and
-combined by a sum; the rescue from under- and overflow is one loop, for which they are joined too. Seconds of processor
-time to trace, lower and compile the first update at T = 8, while other work ran beside:
-
-    leaves      optax.adam  mgda before  mgda
-    100         0.83        4.6          2.2
-    500         2.8         -            3.9
-    2000        19.9        -            11.6
-
-Against Adam 2.7, 1.4 and .6 times: missed at 100 leaves, where what is left is the solver, 1.5 s for any number of
-leaves.
+Outcome: both are met, the import at its limit: 48 ms, 9.9 % (two more runs gave 10.2 and 9.9); it was 20 ms with
+the modules of an earlier version. With the collector it is 19 %: a collection of all of JAX's
+objects is due at that moment and would otherwise fall to whatever is imported next.
+The compilation took 2.9 s before small leaves were joined for the Gram matrix where a lone CPU holds them, and combined
+by a sum; the rescue from under- and overflow is one loop, for which they are joined too. Beside Adam's, for 100 to 2000
+leaves, it is in `costs.py`.
 Tried: one loop of one body for ordinary gradients and rescue (a scaled copy for every leaf of middle size, twice the
 time of its product); splitting one joined combination (XLA turns it into a product for every leaf again, five times
 the compilation).
