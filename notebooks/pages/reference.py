@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mtlgrad_jax as mtl
 from mtlgrad_jax.typing import NEEDS, PROMISES
@@ -92,9 +92,14 @@ def public() -> list[Public]:
                 continue
             seen.add(key)
             kind = "data" if not is_ours else "class" if inspect.isclass(value) else "function"
-            home = value.__module__ if is_ours else module.__name__
+            home = _home(value) if is_ours else module.__name__
             shown.append(Public(module.__name__, name, kind, home))
     return shown
+
+
+def _home(value: Any) -> str:
+    """Return the module whose file a function or class is in; weightings say of themselves that it is another."""
+    return getattr(inspect.unwrap(value), "__globals__", {"__name__": value.__module__})["__name__"]
 
 
 def page_of(entry: Public) -> str:
