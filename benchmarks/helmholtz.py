@@ -43,9 +43,9 @@ does the reverse: its boundary loss is below 1e-4 and its residual a third to a 
 a slow starter, the best only from about 10000 steps on.
 
 Of the weights that others use for physics, gradient norms and those of the neural tangent kernel are level with these
-three after a fifth of the steps (one seed), and need no gradient of a single loss between their refreshes; self-adaptive
-weights help half as much, ReLoBRaLo and SoftAdapt little, annealing not. That is not the order of Burgers' equation,
-where of these only the kernel's weights help: it is the one that helps on both.
+three after a fifth of the steps (one seed), and need no gradient of a single loss between their refreshes;
+self-adaptive weights help half as much, ReLoBRaLo and SoftAdapt little, annealing not. That is not the order of
+Burgers' equation, where of these only the kernel's weights help: it is the one that helps on both.
 """
 
 import argparse
