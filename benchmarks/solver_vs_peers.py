@@ -13,20 +13,22 @@ the peers do (see `timing.dispatch_in_this_thread`).
 Last figures (jax 0.10.2, TorchJD 0.18.0, two cores of an AMD EPYC):
 
     times as fast as TorchJD         T=2     T=4     T=8    T=16    T=32    T=64   T=128
-    mgda                            10.8    40.1   263.1   166.1   135.8    46.7    16.8
-    mgda, 4 decades                 11.2    11.6    17.2     3.2    11.1     5.8     4.4
-    upgrad                          15.5     7.5     8.4     6.4     4.4     7.2    13.9
-    upgrad, 4 decades               16.1     7.5     6.9     6.1     3.7     7.7    13.9
-    dualproj                        11.3     4.8     5.2     6.8     7.5    11.0    43.0
-    dualproj, 4 decades              9.7     4.7     4.5     4.0     6.5    10.8    24.3
-    primary_aux                     40.8    24.9    29.6    41.8   113.1    39.9    51.3
-    primary_aux, 4 decades          39.6    24.5    34.9    64.6   147.0    56.6    56.0
+    mgda                            11.1    36.6   208.4   157.9   130.6    21.8    11.8
+    mgda, 4 decades                 11.1    10.4    13.1     3.3    12.4     3.2     3.5
+    upgrad                          16.4     2.2     3.5     3.7     2.5     5.7    12.9
+    upgrad, 4 decades               16.1     2.2     4.0     4.0     3.7     3.9    13.1
+    dualproj                        13.4     7.2     2.1     1.4     1.8     5.0    26.4
+    dualproj, 4 decades             13.2     7.3     2.1     2.2     2.1     5.0    18.2
+    primary_aux                     39.4    29.0    30.8    56.2   104.5    29.1    37.8
+    primary_aux, 4 decades          37.7    31.0    38.5    60.7   140.4    39.0    41.5
 
-Outcome: 48 of 56 at five times or more; our largest error is 4e-7. Missed, at 3.2 to 4.8: MGDA where the peer stops
-early (four decades, T = 16 and 128: its squared length is 270 and 37000 times the least), UPGrad at T = 32 (what its
-Cholesky factors take, 5 us each), DualProj at T = 4 to 16 (of our 13 to 19 us, 4 are the call and most of the rest the
-launch of kernels that do next to nothing). Which of them are met differs by one or two from run to run. Tried without
-gain: inverses by sweeps in place of Cholesky factors, and the inverse of the factor in place of substitutions. quadprog
+Outcome: 38 of 56 at five times or more; our largest error is 4e-7. MGDA misses, at 3.2 to 3.5, where the peer stops
+early (four decades, T = 16, 64 and 128: its squared length is 270 to 37000 times the least). UPGrad and DualProj miss
+at T = 4 to 32, at 1.4 to 4: they were at 4 to 8 with an earlier solver, whose slopes had half the bits. Of the 50 us
+that DualProj takes more from T = 6 on, half are passed between threads (48 in place of 74 us for the program alone with
+one core; XLA runs a loop's kernels on several where their buffers are not tiny), the rest are kernels that do next to
+nothing. Which of them are met differs by one or two from run to run. Tried without gain: inverses by sweeps in place of
+Cholesky factors, the inverse of the factor in place of substitutions, XLA's flags for its products. quadprog
 itself, in float64, takes 13 to 30 us up to T = 16 and 3 to 11 ms at T = 128; qpax, in float32, is off by up to 1.7.
 """
 
