@@ -24,11 +24,12 @@ Last figures (jax 0.10.2, TorchJD 0.18.0, two cores of an AMD EPYC):
 
 Outcome: 38 of 56 at five times or more; our largest error is 4e-7. MGDA misses, at 3.2 to 3.5, where the peer stops
 early (four decades, T = 16, 64 and 128: its squared length is 270 to 37000 times the least). UPGrad and DualProj miss
-at T = 4 to 32, at 1.4 to 4: they were at 4 to 8 with an earlier solver, whose slopes had half the bits. Of the 50 us
-that DualProj takes more from T = 6 on, half are passed between threads (48 in place of 74 us for the program alone with
-one core; XLA runs a loop's kernels on several where their buffers are not tiny), the rest are kernels that do next to
-nothing. Which of them are met differs by one or two from run to run. Tried without gain: inverses by sweeps in place of
-Cholesky factors, the inverse of the factor in place of substitutions, XLA's flags for its products. quadprog
+at T = 4 to 32, at 1.4 to 4: they were at 4 to 8 with an earlier solver, whose slopes had half the bits. Some 40 us of
+that are threads that wait for each other: XLA spreads the kernels of a program over threads where buffers are not tiny,
+and whether it does so with a loop of ours changes with anything around it. The same loop takes 22 or 65 us, and with
+constants in place of its first values MGDA takes 94 and a part of it 22. Which are met differs from run to run. Tried
+without gain: inverses by sweeps in place of Cholesky factors, the inverse of the factor in place of substitutions,
+XLA's flags for its products, those constants. quadprog
 itself, in float64, takes 13 to 30 us up to T = 16 and 3 to 11 ms at T = 128; qpax, in float32, is off by up to 1.7.
 """
 
