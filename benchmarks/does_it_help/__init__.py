@@ -139,6 +139,6 @@ networks and short runs; the rate is tuned for equal weights, and is the largest
 equations costs a method little more than a plain one, because the T backward passes share one program; that of yeast
 shows what many tasks cost. Times contain what calling two programs per step takes, behind the guard three. On yeast all
 methods agree within noise. `modo` and `sdmgrad` see a second batch. A correction for twice as many rows asks for more:
-`modo` on Burgers' equation is level for it (p = .08). Data: for yeast nobody states a licence, the others are free
-(`problems.py`).
+`modo` on Burgers' equation is level for it (p = .08). Data: for yeast no licence is stated where it was looked for, the
+others are free (`problems.py`).
 """
