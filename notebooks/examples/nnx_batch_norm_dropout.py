@@ -5,7 +5,6 @@ Three tasks read one table: a class, a price, a rating. What they share is aggre
 
 import argparse
 import csv
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +55,7 @@ def draw(key):
 def main(argv=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--log", type=Path, default=Path("out/training.csv"))
+    parser.add_argument("--log", default="training.csv")
     args = parser.parse_args(argv)
     model, (test, *batches) = Network(nnx.Rngs(0)), map(draw, jax.random.split(jax.random.key(0), args.steps + 1))
     graph, params, rest = nnx.split(model, nnx.Param, ...)
@@ -67,8 +66,7 @@ def main(argv=None):
     for batch in batches:
         rows.append(dict(zip(WIDTHS, train_step(model, optimizer, batch).tolist(), strict=True)))
         rows[-1] |= mtl.diagnostics.scalars(optimizer.opt_state, names=WIDTHS)
-    args.log.parent.mkdir(parents=True, exist_ok=True)
-    with args.log.open("w", newline="") as file:
+    with open(args.log, "w", newline="") as file:
         (table := csv.DictWriter(file, rows[0])).writeheader()
         table.writerows(rows)
     model.eval()
