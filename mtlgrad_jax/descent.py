@@ -35,18 +35,8 @@ class DescentInfo(NamedTuple):
     memory: PyTree  # of a method that has one, for the next call; () without
     finite: jax.Array  # (T,) bool, whether the gradient of a task was finite
 
-    @property
-    def worst_alignment(self) -> jax.Array | None:
-        """A bound from below of the worst cosine ⟨gᵢ,u⟩/(‖gᵢ‖‖u‖), see `diagnostics.worst_alignment`."""
-        return certificates.of_record(certificates.worst_alignment, self)
-
-    @property
-    def relative_gap(self) -> jax.Array | None:
-        """A bound of (‖u‖² − ‖u*‖²)/‖u‖², u* the shortest combination of all rows, see `diagnostics.relative_gap`.
-
-        As far as `gram` tells: what `refine=True` finds on J is in `gap`. With primaries, pass it their number.
-        """
-        return certificates.of_record(certificates.relative_gap, self)
+    worst_alignment = certificates.OfRecord.worst_alignment
+    relative_gap = certificates.OfRecord.relative_gap
 
 
 def descent_direction(

@@ -6,7 +6,6 @@ itself. They count the rounding error that a Gram matrix is known to have, so th
 and where nothing is known they say so: −1, and 1.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -188,8 +187,45 @@ def _bound(view, gains, square, on_simplex):
     return jnp.where(allowed & (least > 0), jnp.clip(1 - share, 0, 1), 1)
 
 
-def of_record(certificate: Callable[..., jax.Array], record: Any) -> jax.Array | None:
-    """Return a certificate of what a record holds, with its leading axes; None where it holds no Gram matrix."""
+class OfRecord:
+    """What a record of a step says in the units of its update; records take these properties from here."""
+
+    @property
+    def worst_alignment(self: Any) -> jax.Array | None:
+        """A bound from below of the worst cosine ⟨gᵢ,u⟩/(‖gᵢ‖‖u‖), see `diagnostics.worst_alignment`.
+
+        Returns:
+          Shape `()`, after the leading axes of the record if it has any; None where it holds no Gram matrix.
+
+        Example:
+          >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+          >>> tx, task_grads = mtl.aggregate(lambda gram: jnp.ones(2), 2), jnp.array([[1.0, 0.0], [-2.0, 1.0]])
+          >>> _, state = tx.update(task_grads, tx.init(jnp.zeros(2)))
+          >>> state.worst_alignment.round(3)
+          Array(-0.707, dtype=float32)
+        """
+        return _of(worst_alignment, self)
+
+    @property
+    def relative_gap(self: Any) -> jax.Array | None:
+        """A bound of (‖u‖² − ‖u*‖²)/‖u‖², u* the shortest combination of all rows, see `diagnostics.relative_gap`.
+
+        As far as `gram` tells: what `refine=True` finds on J is in `gap`. With primaries, pass it their number.
+
+        Returns:
+          As `worst_alignment`.
+
+        Example:
+          >>> import jax.numpy as jnp, mtlgrad_jax as mtl
+          >>> tx = mtl.mgda(num_tasks=2)
+          >>> _, state = tx.update(jnp.eye(2), tx.init(jnp.zeros(2)))
+          >>> bool(state.relative_gap < 1e-5)
+          True
+        """
+        return _of(relative_gap, self)
+
+
+def _of(certificate, record):
     if record.gram is None:
         return None
     return jnp.vectorize(certificate, signature="(t,t),(t)->()")(record.gram, record.weights)

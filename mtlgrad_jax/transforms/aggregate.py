@@ -30,18 +30,8 @@ class AggregateState(NamedTuple):
     num_nonfinite: jax.Array  # (T,) int32, steps so far in which the gradient of a present task was not finite
     memory: PyTree  # of the method; () without one
 
-    @property
-    def worst_alignment(self) -> jax.Array | None:
-        """A bound from below of the worst cosine ⟨gᵢ,u⟩/(‖gᵢ‖‖u‖), see `diagnostics.worst_alignment`."""
-        return certificates.of_record(certificates.worst_alignment, self)
-
-    @property
-    def relative_gap(self) -> jax.Array | None:
-        """A bound of (‖u‖² − ‖u*‖²)/‖u‖², u* the shortest combination of all rows, see `diagnostics.relative_gap`.
-
-        As far as `gram` tells: what `refine=True` finds on J is in `gap`. With primaries, pass it their number.
-        """
-        return certificates.of_record(certificates.relative_gap, self)
+    worst_alignment = certificates.OfRecord.worst_alignment
+    relative_gap = certificates.OfRecord.relative_gap
 
 
 def aggregate(
