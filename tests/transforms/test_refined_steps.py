@@ -47,6 +47,18 @@ def test_an_absent_task_and_a_short_direction():
     np.testing.assert_allclose(update["w"], OPPOSED.T @ refined.weights[:3], atol=2e-7)
 
 
+@pytest.mark.parametrize("nonfinite", ["skip", "drop_task"])
+def test_a_broken_task_beside_a_short_direction(nonfinite):
+    rows = jnp.asarray(np.concatenate([OPPOSED, np.full((1, 4), np.nan, np.float32)]))
+    tx = mtl.mgda(4, refine=True, nonfinite=nonfinite)
+    update, state = jax.jit(tx.update)({"w": rows}, tx.init({"w": rows[0]}))
+    if nonfinite == "skip":
+        assert not np.any(update["w"]) and not np.any(state.weights)
+    else:
+        assert excess_of(state.weights[:3]) <= 1e-5 and state.weights[3] == 0
+    assert state.num_nonfinite.tolist() == [0, 0, 0, 1]
+
+
 @dataclass(frozen=True)
 class Counting:
     """Rows that tell how often they are pushed."""
