@@ -30,8 +30,8 @@ def test_quick_study_writes_what_it_prints(study, tmp_path, capsys):
 
 
 def test_header_quotes_the_stored_figures(study):
-    lines = study.table(STORED["rows"]).splitlines() + study.rates_table(STORED["halved rates"]).splitlines()
-    for line in lines:
+    tables = study.table(STORED["rows"]), study.rates_table(STORED["halved rates"]), study.ranges(STORED["rows"])
+    for line in "\n".join(tables).splitlines():
         assert line.strip() in study.__doc__
 
 
