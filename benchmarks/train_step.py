@@ -12,45 +12,45 @@ one process; medians. Without TorchJD its row is left out.
 Last figures (jax 0.10.2, TorchJD 0.18.0, two cores of an AMD EPYC):
 
     ms a step (and relative to the mean)                   T=2                 T=8                T=40
-    plain                                          18.2 (0.40)         17.4 (0.09)         17.3 (0.02)
-    mean                                           45.1 (1.00)        188.0 (1.00)        881.8 (1.00)
-    mgda                                           54.9 (1.22)        210.1 (1.12)       1061.5 (1.20)
-    mean, laid out by rows                         32.8 (0.73)        152.2 (0.81)        737.6 (0.84)
-    mgda, laid out by rows                         41.7 (0.92)        162.1 (0.86)        842.8 (0.96)
-    mgda, matrix-free                              47.6 (1.05)        164.0 (0.87)        779.1 (0.88)
-    mgda, shared encoder                           14.4 (0.32)         16.5 (0.09)         48.3 (0.05)
-    mgda, shared encoder, chunk_size=8             15.4 (0.34)         15.4 (0.08)         23.9 (0.03)
-    TorchJD                                        81.3 (1.80)        359.9 (1.91)       2641.4 (3.00)
+    plain                                          30.1 (0.48)         25.9 (0.12)         26.2 (0.02)
+    mean                                           62.9 (1.00)        211.7 (1.00)       1114.0 (1.00)
+    mgda                                           72.9 (1.16)        241.1 (1.14)       1211.7 (1.09)
+    mean, laid out by rows                         56.7 (0.90)        190.2 (0.90)        936.6 (0.84)
+    mgda, laid out by rows                         59.4 (0.94)        203.7 (0.96)       1051.0 (0.94)
+    mgda, matrix-free                              87.4 (1.39)        261.4 (1.23)       1207.6 (1.08)
+    mgda, shared encoder                           29.5 (0.47)         25.9 (0.12)         56.8 (0.05)
+    mgda, shared encoder, chunk_size=8             27.6 (0.44)         25.5 (0.12)         33.8 (0.03)
+    TorchJD                                        83.6 (1.33)        330.4 (1.56)       1555.0 (1.40)
 
-Whole optimisers, plain and guarded; "a task objects" starts from a memory that draws against the last task. Two cores,
-much other work going on behind this in priority:
+Whole optimisers, plain and guarded; "a task objects" starts from a memory that draws against the last task:
 
     ms a step (and relative to unguarded)                          T=2             T=8            T=40
-    mgda, adam                                             87.4 (1.00)    296.0 (1.00)   1518.9 (1.00)
-    mgda, adam, a task objects                             87.4 (1.00)    292.0 (0.99)   1521.2 (1.00)
-    mgda, adam, guarded                                   103.4 (1.18)    303.3 (1.02)   1628.0 (1.07)
-    mgda, adam, guarded, a task objects                   110.0 (1.26)    324.7 (1.10)   1653.3 (1.09)
-    mgda, adam, guarded in its metric                     108.2 (1.24)    308.0 (1.04)   1637.3 (1.08)
-    mgda, adam, guarded in its metric, a task objects     124.0 (1.42)    340.1 (1.15)   1941.5 (1.28)
-    mean, adam                                             82.3 (1.00)    287.9 (1.00)   1435.3 (1.00)
-    mean, adam, a task objects                             87.4 (1.06)    292.8 (1.02)   1442.3 (1.00)
-    mean, adam, guarded                                   102.5 (1.25)    311.8 (1.08)   1658.9 (1.16)
-    mean, adam, guarded, a task objects                   111.7 (1.36)    331.2 (1.15)   1715.9 (1.20)
+    mgda, adam                                             72.7 (1.00)    251.1 (1.00)   1249.6 (1.00)
+    mgda, adam, a task objects                             72.6 (1.00)    250.8 (1.00)   1269.8 (1.02)
+    mgda, adam, guarded                                    84.1 (1.16)    260.9 (1.04)   1295.0 (1.04)
+    mgda, adam, guarded, a task objects                    90.4 (1.24)    264.1 (1.05)   1344.6 (1.08)
+    mgda, adam, guarded in its metric                      90.1 (1.24)    267.5 (1.07)   1322.5 (1.06)
+    mgda, adam, guarded in its metric, a task objects     103.8 (1.43)    289.1 (1.15)   1612.2 (1.29)
+    mean, adam                                             63.2 (1.00)    245.9 (1.00)   1243.6 (1.00)
+    mean, adam, a task objects                             61.1 (0.97)    240.0 (0.98)   1186.7 (0.95)
+    mean, adam, guarded                                    83.5 (1.32)    270.5 (1.10)   1351.2 (1.09)
+    mean, adam, guarded, a task objects                    90.9 (1.44)    280.8 (1.14)   1410.0 (1.13)
 
-Outcome: not slower than TorchJD by any, .3 to .7 of its step. Matrix-free, which is exact too, costs .9 to 1.05 means.
-The stack is at 1.1 to 1.2 means; other runs gave 1.06, 1.05 and 1.18. At T = 40 the 5 billion products of the Gram
+Outcome: the stack takes .7 to .9 of TorchJD's step, laid out by rows .6 to .7; matrix-free .8, but 1.05 at T = 2: there
+it is slower, and 1.1 to 1.4 means. On a machine with plain steps of 17 ms these were .4 to .7 and .9 to 1.05. The stack
+is at 1.1 to 1.2 means on both. At T = 40 the 5 billion products of the Gram
 matrix alone are .11 s on one core, at that core's peak. XLA leaves gradients of dense layers transposed. They are
 turned around once, for Gram matrix, rescue and combination together (it was 1.7 to 1.8 means when each turned them
 around); that takes 5 ms per layer at T = 2, where a copy in the usual order would take one. "laid out by rows" asks XLA
-for that order, by `jax.experimental.layout.with_layout_constraint` between gradient and update: three quarters of the
-time, for the mean too, and .92 to .96 of the plain mean. The library does not ask by itself, since `jax.export` refuses
+for that order, by `jax.experimental.layout.with_layout_constraint` between gradient and update: nine tenths of the
+time, for the mean too, and .94 to .96 of the plain mean. The library does not ask by itself, since `jax.export` refuses
 such programs on a CPU.
 Guarded at most 1.3 unguarded steps, where a task objects: met at T = 8 and 40 by all, and at T = 2 behind MGDA, whose
-Gram matrix `guard` shares (1.26; other runs 1.18 to 1.21). Missed at T = 2 behind the mean (1.36; others 1.28, 1.33 and
-1.53): the mean needs no Gram matrix, so that the guard pays for it, and for turning the gradients around. Missed at
-T = 2 in Adam's metric (1.42; others 1.35 to 1.40): a task that objects costs a second Gram matrix, JDJᵀ. No copy of J
-is made for that any more, slices of DJ are multiplied in the cache: 1.28 at T = 40, before 1.34. What is left reads
-J for JΔ, JDJᵀ and the correction; beside more backward passes it weighs less.
+Gram matrix `guard` shares (1.24; other runs 1.18 to 1.26). Missed at T = 2 behind the mean (1.44; others 1.28 to 1.53):
+the mean needs no Gram matrix, so that the guard pays for it, and for turning the gradients around. Missed at T = 2 in
+Adam's metric (1.43; others 1.35 to 1.42): a task that objects costs a second Gram matrix, JDJᵀ. No copy of J is made
+for that any more, slices of DJ are multiplied in the cache: 1.29 at T = 40, before 1.34. What is left reads J for JΔ,
+JDJᵀ and the correction; beside more backward passes it weighs less.
 """
 
 import argparse
