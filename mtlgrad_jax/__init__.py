@@ -40,72 +40,22 @@ A tour by purpose:
 | p      | `preference` | `(T,)`                    | how much each task matters; uniform, sums to one    |
 """
 
-import importlib
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
-from mtlgrad_jax import combinators as combinators
-from mtlgrad_jax import diagnostics as diagnostics
-from mtlgrad_jax import fronts as fronts
 from mtlgrad_jax import jacobians as jacobians
 from mtlgrad_jax import methods as methods
 from mtlgrad_jax import solvers as solvers
 from mtlgrad_jax import step as step
 from mtlgrad_jax import transforms as transforms
 from mtlgrad_jax import typing as typing
-from mtlgrad_jax import weightings as weightings
 from mtlgrad_jax.descent import DescentInfo as DescentInfo
 from mtlgrad_jax.descent import descent_direction as descent_direction
+from mtlgrad_jax.ground.first_use import at_first_use as _at_first_use
+from mtlgrad_jax.ground.first_use import public_files as _public_files
 from mtlgrad_jax.jacobians.separate import separate_value_and_grad as separate_value_and_grad
 from mtlgrad_jax.jacobians.shared_leaves import shared_leaves as shared_leaves
 from mtlgrad_jax.jacobians.stacked import task_value_and_grad as task_value_and_grad
-from mtlgrad_jax.methods.aligned_mtl import aligned_mtl as aligned_mtl
-from mtlgrad_jax.methods.aux_projection import aux_projection as aux_projection
-from mtlgrad_jax.methods.bloop import bloop as bloop
-from mtlgrad_jax.methods.cagrad import cagrad as cagrad
-from mtlgrad_jax.methods.conflict_free import conflict_free as conflict_free
-from mtlgrad_jax.methods.constant import constant as constant
-from mtlgrad_jax.methods.cosine_gate import cosine_gate as cosine_gate
-from mtlgrad_jax.methods.cosmos import cosmos as cosmos
-from mtlgrad_jax.methods.cr_mogm import cr_mogm as cr_mogm
-from mtlgrad_jax.methods.dcgd import dcgd as dcgd
-from mtlgrad_jax.methods.dualproj import dualproj as dualproj
-from mtlgrad_jax.methods.dwa import dwa as dwa
-from mtlgrad_jax.methods.dynamic_barrier import dynamic_barrier as dynamic_barrier
-from mtlgrad_jax.methods.epo import epo as epo
-from mtlgrad_jax.methods.excess_mtl import excess_mtl as excess_mtl
-from mtlgrad_jax.methods.fairgrad import fairgrad as fairgrad
-from mtlgrad_jax.methods.famo import famo as famo
-from mtlgrad_jax.methods.geometric import geometric as geometric
-from mtlgrad_jax.methods.graddrop import graddrop as graddrop
-from mtlgrad_jax.methods.gradnorm import gradnorm as gradnorm
-from mtlgrad_jax.methods.gradvac import gradvac as gradvac
-from mtlgrad_jax.methods.guided_masking import guided_masking as guided_masking
-from mtlgrad_jax.methods.imtl_g import imtl_g as imtl_g
-from mtlgrad_jax.methods.imtl_l import imtl_l as imtl_l
-from mtlgrad_jax.methods.inverse_norm import inverse_norm as inverse_norm
-from mtlgrad_jax.methods.krum import krum as krum
-from mtlgrad_jax.methods.loss_balanced import loss_balanced as loss_balanced
-from mtlgrad_jax.methods.mean import mean as mean
-from mtlgrad_jax.methods.mgda import mgda as mgda
-from mtlgrad_jax.methods.moco import moco as moco
-from mtlgrad_jax.methods.modo import modo as modo
-from mtlgrad_jax.methods.momentum_conflict_free import momentum_conflict_free as momentum_conflict_free
-from mtlgrad_jax.methods.nash_mtl import nash_mtl as nash_mtl
-from mtlgrad_jax.methods.pbi import pbi as pbi
-from mtlgrad_jax.methods.pcd import pcd as pcd
-from mtlgrad_jax.methods.pcgrad import pcgrad as pcgrad
-from mtlgrad_jax.methods.primary_aux import primary_aux as primary_aux
-from mtlgrad_jax.methods.random_weights import random_weights as random_weights
-from mtlgrad_jax.methods.relobralo import relobralo as relobralo
-from mtlgrad_jax.methods.sdmgrad import sdmgrad as sdmgrad
-from mtlgrad_jax.methods.self_adaptive import self_adaptive as self_adaptive
-from mtlgrad_jax.methods.si import si as si
-from mtlgrad_jax.methods.softadapt import softadapt as softadapt
-from mtlgrad_jax.methods.stch import stch as stch
-from mtlgrad_jax.methods.sum import sum as sum
-from mtlgrad_jax.methods.trimmed_mean import trimmed_mean as trimmed_mean
-from mtlgrad_jax.methods.uncertainty import uncertainty as uncertainty
-from mtlgrad_jax.methods.upgrad import upgrad as upgrad
 from mtlgrad_jax.transforms.accumulate import AccumulateState as AccumulateState
 from mtlgrad_jax.transforms.accumulate import accumulate as accumulate
 from mtlgrad_jax.transforms.aggregate import AggregateState as AggregateState
@@ -121,14 +71,66 @@ from mtlgrad_jax.transforms.relu_l2 import relu_l2_project as relu_l2_project
 from mtlgrad_jax.transforms.trunk_and_heads import trunk_and_heads as trunk_and_heads
 from mtlgrad_jax.typing import StepRecord as StepRecord
 
-__all__ = [name for name in dir() if name[0] != "_" and name not in ("importlib", "TYPE_CHECKING")]  # pyright: ignore[reportUnsupportedDunderAll]
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what is found at first use, for editors and type checkers
+    from mtlgrad_jax import combinators as combinators
+    from mtlgrad_jax import diagnostics as diagnostics
+    from mtlgrad_jax import fronts as fronts
     from mtlgrad_jax import plots as plots
+    from mtlgrad_jax import weightings as weightings
+    from mtlgrad_jax.methods.aligned_mtl import aligned_mtl as aligned_mtl
+    from mtlgrad_jax.methods.aux_projection import aux_projection as aux_projection
+    from mtlgrad_jax.methods.bloop import bloop as bloop
+    from mtlgrad_jax.methods.cagrad import cagrad as cagrad
+    from mtlgrad_jax.methods.conflict_free import conflict_free as conflict_free
+    from mtlgrad_jax.methods.constant import constant as constant
+    from mtlgrad_jax.methods.cosine_gate import cosine_gate as cosine_gate
+    from mtlgrad_jax.methods.cosmos import cosmos as cosmos
+    from mtlgrad_jax.methods.cr_mogm import cr_mogm as cr_mogm
+    from mtlgrad_jax.methods.dcgd import dcgd as dcgd
+    from mtlgrad_jax.methods.dualproj import dualproj as dualproj
+    from mtlgrad_jax.methods.dwa import dwa as dwa
+    from mtlgrad_jax.methods.dynamic_barrier import dynamic_barrier as dynamic_barrier
+    from mtlgrad_jax.methods.epo import epo as epo
+    from mtlgrad_jax.methods.excess_mtl import excess_mtl as excess_mtl
+    from mtlgrad_jax.methods.fairgrad import fairgrad as fairgrad
+    from mtlgrad_jax.methods.famo import famo as famo
+    from mtlgrad_jax.methods.geometric import geometric as geometric
+    from mtlgrad_jax.methods.graddrop import graddrop as graddrop
+    from mtlgrad_jax.methods.gradnorm import gradnorm as gradnorm
+    from mtlgrad_jax.methods.gradvac import gradvac as gradvac
+    from mtlgrad_jax.methods.guided_masking import guided_masking as guided_masking
+    from mtlgrad_jax.methods.imtl_g import imtl_g as imtl_g
+    from mtlgrad_jax.methods.imtl_l import imtl_l as imtl_l
+    from mtlgrad_jax.methods.inverse_norm import inverse_norm as inverse_norm
+    from mtlgrad_jax.methods.krum import krum as krum
+    from mtlgrad_jax.methods.loss_balanced import loss_balanced as loss_balanced
+    from mtlgrad_jax.methods.mean import mean as mean
+    from mtlgrad_jax.methods.mgda import mgda as mgda
+    from mtlgrad_jax.methods.moco import moco as moco
+    from mtlgrad_jax.methods.modo import modo as modo
+    from mtlgrad_jax.methods.momentum_conflict_free import momentum_conflict_free as momentum_conflict_free
+    from mtlgrad_jax.methods.nash_mtl import nash_mtl as nash_mtl
+    from mtlgrad_jax.methods.pbi import pbi as pbi
+    from mtlgrad_jax.methods.pcd import pcd as pcd
+    from mtlgrad_jax.methods.pcgrad import pcgrad as pcgrad
+    from mtlgrad_jax.methods.primary_aux import primary_aux as primary_aux
+    from mtlgrad_jax.methods.random_weights import random_weights as random_weights
+    from mtlgrad_jax.methods.relobralo import relobralo as relobralo
+    from mtlgrad_jax.methods.sdmgrad import sdmgrad as sdmgrad
+    from mtlgrad_jax.methods.self_adaptive import self_adaptive as self_adaptive
+    from mtlgrad_jax.methods.si import si as si
+    from mtlgrad_jax.methods.softadapt import softadapt as softadapt
+    from mtlgrad_jax.methods.stch import stch as stch
+    from mtlgrad_jax.methods.sum import sum as sum
+    from mtlgrad_jax.methods.trimmed_mean import trimmed_mean as trimmed_mean
+    from mtlgrad_jax.methods.uncertainty import uncertainty as uncertainty
+    from mtlgrad_jax.methods.upgrad import upgrad as upgrad
 else:
+    _LATER = _public_files(__path__) + methods.names()
 
-    def __getattr__(name: str):
-        """Import `plots` at its first use: it needs Matplotlib, and nothing else here does."""
-        if name == "plots":
-            return importlib.import_module("mtlgrad_jax.plots")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def _find(name):
+        """Return the transformation of a method, or a room of the house."""
+        return getattr(getattr(methods, name), name) if name in methods.names() else _import_module(f"{__name__}.{name}")
+
+    __getattr__, __dir__ = _at_first_use(__name__, _LATER, _find)
+    __all__ = sorted({name for name in [*globals(), *_LATER] if name[0] != "_"} - {"TYPE_CHECKING", "demo", "plots"})

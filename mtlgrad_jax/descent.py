@@ -3,12 +3,12 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
-from mtlgrad_jax import step
-from mtlgrad_jax.jacobians import WAYS, matrix_free
+from mtlgrad_jax import jacobians, step
+from mtlgrad_jax.jacobians import WAYS, Way
 from mtlgrad_jax.solvers import certificates
 from mtlgrad_jax.typing import (
     Gram,
@@ -21,8 +21,6 @@ from mtlgrad_jax.typing import (
     Weighting,
     Weights,
 )
-
-Way = Literal["stacked", "matrix_free", "structured", "auto", "shared_encoder", "per_example", "separate"]
 
 
 class DescentInfo(NamedTuple):
@@ -105,13 +103,13 @@ def descent_direction(
 
 def _lazy(method):
     """Return the way that computes no gradient of a task before it is asked for the Gram matrix."""
-    return partial(matrix_free.linearize, mode="rows", chunk_size=None) if method == "stacked" else method
+    return partial(jacobians.matrix_free.linearize, mode="rows", chunk_size=None) if method == "stacked" else method
 
 
 def _linearize(method, losses_fn, params, args, has_aux):
     if isinstance(method, str) and method not in WAYS:
         raise ValueError(f"expected method to be one of {', '.join(WAYS)} or a function, got {method!r}.")
-    linearize = WAYS[method] if isinstance(method, str) else method
+    linearize = getattr(jacobians, WAYS[method]).linearize if isinstance(method, str) else method
     functions = losses_fn if isinstance(losses_fn, tuple) else (losses_fn,)
     options = {"has_aux": has_aux} if "has_aux" in inspect.signature(linearize).parameters else {}
     if has_aux and not options:

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 
 from mtlgrad_jax.jacobians._losses import loss_vector, trainable
-from mtlgrad_jax.jacobians._ownership import MIXED, Owner, Owners, owners_of_results
 from mtlgrad_jax.typing import PyTree
 
 
@@ -43,6 +42,8 @@ def shared_leaves(
       >>> mtl.shared_leaves(losses_fn, params, jnp.ones((8, 4)))
       {'left': False, 'right': False, 'trunk': True}
     """
+    from mtlgrad_jax.jacobians._ownership import MIXED, Owner, Owners, owners_of_results  # with all of jax.extend
+
     where = trainable(params)
     leaves, others = where.split(params)
     function = loss_vector(losses_fn, where, others, has_aux)

@@ -13,7 +13,6 @@ from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_ine
 from mtlgrad_jax.ground.meshes import check_axes
 from mtlgrad_jax.ground.ranges import undo_scale
 from mtlgrad_jax.ground.rows import inner_products
-from mtlgrad_jax.jacobians._isolation import isolated
 from mtlgrad_jax.jacobians._losses import check_chunk_size, loss_vector, map_in_chunks, trainable
 from mtlgrad_jax.jacobians._scaled_gram import scaled_gram_of
 from mtlgrad_jax.jacobians._task_axis import count_tasks as count_tasks
@@ -257,6 +256,8 @@ def task_value_and_grad(
       Array([[3., 3.],
              [2., 4.]], dtype=float32)
     """
+    from mtlgrad_jax.jacobians._isolation import isolated  # with all of jax.extend, which takes as long as this package
+
     check_chunk_size(chunk_size)
 
     def value_and_grad(params, *args, **kwargs):

@@ -1,16 +1,19 @@
 """Methods, one file each: `weights` (`weighting` with memory, `rows` on J), the Optax factory NAME, and its CLAIMS."""
 
-import importlib
-import pkgutil
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from mtlgrad_jax.ground.first_use import at_first_use, public_files
 from mtlgrad_jax.typing import Claims
+
+_NAMES = public_files(__path__)
 
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> ModuleType:  # what `names` finds; a list of them for type checkers would be a third
         ...
+else:
+    __getattr__, __dir__ = at_first_use(__name__, _NAMES)
 
 
 def names() -> list[str]:
@@ -19,7 +22,7 @@ def names() -> list[str]:
     Returns:
       Their names, in alphabetical order.
     """
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return list(_NAMES)
 
 
 def claims() -> dict[str, Claims]:
@@ -33,7 +36,7 @@ def claims() -> dict[str, Claims]:
       >>> mtl.methods.claims()["mgda"].follows
       'shortest convex combination'
     """
-    return {name: importlib.import_module(f"{__name__}.{name}").CLAIMS for name in names()}
+    return {name: __getattr__(name).CLAIMS for name in _NAMES}
 
 
 def catalogue() -> str:
