@@ -71,7 +71,11 @@ from mtlgrad_jax.transforms.relu_l2 import relu_l2_project as relu_l2_project
 from mtlgrad_jax.transforms.trunk_and_heads import trunk_and_heads as trunk_and_heads
 from mtlgrad_jax.typing import StepRecord as StepRecord
 
-if TYPE_CHECKING:  # what is found at first use, for editors and type checkers
+_LATER = [*_public_files(__path__), *methods.names()]  # rooms, and what each file of `methods` is named after
+_NEED_EXTRAS = {"demo", "plots"}
+__all__ = sorted({name for name in [*globals(), *_LATER] if name[0] != "_"} - {"TYPE_CHECKING", *_NEED_EXTRAS})  # pyright: ignore[reportUnsupportedDunderAll]
+
+if TYPE_CHECKING:
     from mtlgrad_jax import combinators as combinators
     from mtlgrad_jax import diagnostics as diagnostics
     from mtlgrad_jax import fronts as fronts
@@ -126,11 +130,9 @@ if TYPE_CHECKING:  # what is found at first use, for editors and type checkers
     from mtlgrad_jax.methods.uncertainty import uncertainty as uncertainty
     from mtlgrad_jax.methods.upgrad import upgrad as upgrad
 else:
-    _LATER = _public_files(__path__) + methods.names()
 
     def _find(name):
-        """Return the transformation of a method, or a room of the house."""
-        return getattr(getattr(methods, name), name) if name in methods.names() else _import_module(f"{__name__}.{name}")
+        is_method = name in methods.names()
+        return getattr(getattr(methods, name), name) if is_method else _import_module(f"{__name__}.{name}")
 
     __getattr__, __dir__ = _at_first_use(__name__, _LATER, _find)
-    __all__ = sorted({name for name in [*globals(), *_LATER] if name[0] != "_"} - {"TYPE_CHECKING", "demo", "plots"})

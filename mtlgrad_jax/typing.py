@@ -8,7 +8,6 @@ a step wants to know of it, and `step.take` is that step, whatever holds J and w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -157,8 +156,7 @@ NEEDS = {
 }
 
 
-@dataclass(frozen=True)
-class Claims:
+class Claims(NamedTuple):
     """What a method says of itself; the catalogue, and every test that is asked of all methods, derives from it."""
 
     follows: str  # in a few words

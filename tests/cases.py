@@ -80,7 +80,7 @@ class Case:
 def cases_of(name: str, claims: Claims) -> list[Case]:
     variants: Mapping[str, Mapping[str, Any]] = claims.variants or {}
     return [Case(name, "", claims)] + [
-        Case(name, variant, dataclasses.replace(claims, **changes)) for variant, changes in variants.items()
+        Case(name, variant, claims._replace(**changes)) for variant, changes in variants.items()
     ]
 
 

@@ -22,7 +22,7 @@ ALLOWED = {
     "transforms": BELOW_STEP | {"step"},
     "combinators": GROUND | {"typing", "solvers"},
     "methods": BELOW_STEP | {"step", "transforms", "combinators"},
-    "weightings": {"methods", "combinators"},
+    "weightings": GROUND | {"methods", "combinators"},
     "descent": BELOW_STEP | {"step"},
     "fronts": BELOW_STEP | {"step", "descent"},
     "diagnostics": GROUND | {"typing", "solvers"},

@@ -1,6 +1,9 @@
 """The names that other programs rely on, and what each of them must tell its reader."""
 
+import ast
+import importlib
 import inspect
+import json
 import pathlib
 import re
 import subprocess
@@ -106,12 +109,63 @@ def test_transformations_are_optax_transformations():
     assert isinstance(mtl.jacobians.stacked.Stacked(None), mtl.typing.Jacobian)
 
 
-def test_importing_needs_nothing_but_jax_and_optax():
-    heavy = ["flax", "sklearn", "matplotlib", "scipy.optimize", "tqdm", "torch", "pandas"]
-    code = f"import sys, mtlgrad_jax; print([m for m in {heavy} if m in sys.modules and m not in before])"
-    code = f"import sys, jax, optax; before = set(sys.modules); {code}"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+def read_by_type_checkers(module):
+    """Return what a file imports under a public name, inside `if TYPE_CHECKING` too: where from, by name."""
+    imports = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.ImportFrom)]
+    found = {alias.asname or alias.name: (node.module, alias.name) for node in imports for alias in node.names}
+    return {name: source for name, source in found.items() if name[0] != "_" and source[0].startswith("mtlgrad_jax")}
+
+
+LATE = ("methods.", "combinators", "weightings", "diagnostics", "fronts", "plots", "demo", "jacobians.matrix_free")
+FRESH = """
+import json, sys, jax, optax
+before = set(sys.modules)
+import mtlgrad_jax as mtl
+loaded = set(sys.modules) - before
+ask = lambda: [eval(f"mtl.{name}") for name in sys.argv[1:]] and 0
+print(json.dumps({"loaded": sorted(loaded), "equations": str(jax.make_jaxpr(ask)().eqns)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """Import the package in a new process, and ask for all that it has while a program is traced."""
+    names = [name for name in read_by_type_checkers(mtl) if name != "plots"] + ["plots", *CONTRACT]
+    names += [f"jacobians.{way}.linearize" for way in mtl.jacobians.WAYS.values()]
+    names += [f"weightings.{name}" for name in mtl.weightings.__all__]
+    names += [f"methods.{name}.CLAIMS" for name in mtl.methods.names()]
+    run = subprocess.run([sys.executable, "-c", FRESH, *names], capture_output=True, text=True, check=True)
+    return json.loads(run.stdout)
+
+
+def test_importing_needs_nothing_but_jax_and_optax(fresh):
+    outside = {name for name in fresh["loaded"] if name.split(".")[0] not in {"mtlgrad_jax", *sys.stdlib_module_names}}
+    assert not outside
+
+
+def test_importing_loads_no_method_and_no_room_before_it_is_asked_for(fresh):
+    assert not [name for name in fresh["loaded"] if name.startswith(tuple(f"mtlgrad_jax.{late}" for late in LATE))]
+
+
+def test_what_is_loaded_at_first_use_computes_nothing(fresh):
+    """It may be asked for inside `jax.jit`, where an array would be a tracer that outlives its program."""
+    assert fresh["equations"] == "[]"
+
+
+@pytest.mark.parametrize("module", [mtl, mtl.weightings, mtl.jacobians], ids=lambda module: module.__name__)
+def test_type_checkers_read_what_there_is(module):
+    read = read_by_type_checkers(module)
+    for name, (file, original) in read.items():
+        assert getattr(module, name) is getattr(importlib.import_module(file), original), name
+    there = {*dir(module)} - {"descent", "ground"} if module is mtl else {*getattr(module, "__all__", ())}
+    assert {name for name in there if name[0] != "_" and name != "TYPE_CHECKING"} <= read.keys()
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    for module in (mtl, mtl.weightings, mtl.methods, mtl.jacobians):
+        with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'mgad'"):
+            getattr(module, "mgad")  # noqa: B009
+    assert not hasattr(mtl, "_preference") and not hasattr(mtl.weightings, "graddrop")
 
 
 def test_readme_names_exist():

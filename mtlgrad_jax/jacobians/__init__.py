@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Literal, get_args
 
-from mtlgrad_jax.ground.first_use import at_first_use, public_files
+from mtlgrad_jax.ground.first_use import at_first_use as _at_first_use
+from mtlgrad_jax.ground.first_use import public_files as _public_files
 from mtlgrad_jax.jacobians import separate as separate
 from mtlgrad_jax.jacobians import stacked as stacked
 from mtlgrad_jax.jacobians.separate import separate_value_and_grad as separate_value_and_grad
@@ -19,4 +20,4 @@ if TYPE_CHECKING:
     from mtlgrad_jax.jacobians import shared_encoder as shared_encoder
     from mtlgrad_jax.jacobians import structured as structured
 else:
-    __getattr__, __dir__ = at_first_use(__name__, public_files(__path__))
+    __getattr__, __dir__ = _at_first_use(__name__, _public_files(__path__))

@@ -3,17 +3,18 @@
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mtlgrad_jax.ground.first_use import at_first_use, public_files
+from mtlgrad_jax.ground.first_use import at_first_use as _at_first_use
+from mtlgrad_jax.ground.first_use import public_files as _public_files
 from mtlgrad_jax.typing import Claims
 
-_NAMES = public_files(__path__)
+_NAMES = _public_files(__path__)
 
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> ModuleType:  # what `names` finds; a list of them for type checkers would be a third
         ...
 else:
-    __getattr__, __dir__ = at_first_use(__name__, _NAMES)
+    __getattr__, __dir__ = _at_first_use(__name__, _NAMES)
 
 
 def names() -> list[str]:
