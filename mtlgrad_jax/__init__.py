@@ -27,8 +27,9 @@ A tour by purpose:
   out of a weighting, yours too; `typing` says what it may ask for.
 - **Programs** behind them: `solvers.min_norm`, `solvers.nnls` and others, solution and certificate out.
 - **Many trade-offs at once**: `fronts.population`, and `fronts.rays`, `fronts.hypervolume`, `fronts.within`.
-- **What happened**: `diagnostics.read(opt_state)`, `diagnostics.read_step(opt_state)`; `plots` draws it, and is
-  imported when it is first asked for.
+- **What happened**: `diagnostics.read(opt_state)`, `diagnostics.read_step(opt_state)`; `plots` draws it.
+
+Methods, `diagnostics`, `fronts`, `plots`, `weightings` and most ways to hold J are imported when first asked for.
 
 | symbol | in code      | shape                     | meaning                                             |
 |--------|--------------|---------------------------|-----------------------------------------------------|

@@ -139,8 +139,9 @@ def fresh():
 
 
 def test_importing_needs_nothing_but_jax_and_optax(fresh):
-    outside = {name for name in fresh["loaded"] if name.split(".")[0] not in {"mtlgrad_jax", *sys.stdlib_module_names}}
-    assert not outside
+    packages = {name.split(".")[0] for name in fresh["loaded"]} - {"mtlgrad_jax", "jax"}
+    assert packages <= sys.stdlib_module_names
+    assert "jax.extend" not in fresh["loaded"]  # which imports Pallas, and takes longer than all that is ours
 
 
 def test_importing_loads_no_method_and_no_room_before_it_is_asked_for(fresh):
