@@ -143,7 +143,7 @@ def weighting_of(name):
         inside = mtl.weightings.pcgrad if name == "keyed" else mtl.weightings.mgda
         return combine(inside, **{key: given[key] for key in inspect.signature(combine).parameters if key in given})
     public, options = getattr(mtl.weightings, name), dict(CASES[name].claims.options(3))
-    takes_gram = next(iter(inspect.signature(public).parameters)) == "gram"
+    takes_gram = "gram" in inspect.signature(public).parameters
     return functools.partial(public, **options) if takes_gram else public(**options)
 
 

@@ -45,13 +45,13 @@ def program_of_all_methods():
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "num_tasks"}
         yield f"mtl.{name}(3, {literals(defaults | dict(claims.options(3)))})"
     for name in mtl.weightings.__all__:
-        first, *others = inspect.signature(getattr(mtl.weightings, name)).parameters.values()
-        if first.name == "weighting":
-            others = {"k": 2, "key": 0}.keys() & {p.name for p in others}
+        parameters = inspect.signature(getattr(mtl.weightings, name)).parameters
+        if "weighting" in parameters:
+            others = {"k": 2, "key": 0}.keys() & parameters.keys()
             inner = "random_weights" if "key" in others else "mgda"
             yield f"mtl.aggregate(mtl.weightings.{name}(mtl.weightings.{inner}{', 2' if others else ''}), 3)"
         else:
-            yield f"mtl.aggregate(mtl.weightings.{name}{'' if first.name == 'gram' else '()'}, 3)"
+            yield f"mtl.aggregate(mtl.weightings.{name}{'' if 'gram' in parameters else '()'}, 3)"
 
 
 def test_mistakes_are_flagged_and_nothing_else_is(tmp_path):
