@@ -29,6 +29,7 @@ the compilation).
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -47,16 +48,24 @@ from benchmarks.timing import machine, tried
 RESULTS = Path(__file__).parent / "results"
 
 
+PARTS = {
+    "jax and optax s": "import jax, optax",
+    "mtlgrad_jax s": "import mtlgrad_jax",
+    "then mgda s": "mtlgrad_jax.mgda",
+    "task gradients s": "mtlgrad_jax.task_value_and_grad(len)",
+    "all names s": "[getattr(mtlgrad_jax, name) for name in mtlgrad_jax.__all__]",
+}
+
+
 def seconds_to_import(bytecode, collector):
-    """Return the times of both imports in a new process, measured inside it, without Python's own start."""
-    clock = f"import gc, time; gc.{collector}(); start = time.perf_counter(); import jax, optax; "
-    program = (
-        clock + "middle = time.perf_counter(); import mtlgrad_jax; print(middle - start, time.perf_counter() - middle)"
-    )
+    """Return how long each of `PARTS` takes in a new process, measured inside it, without Python's own start."""
+    steps = "".join(f"{part}; clock.append(time.perf_counter()); " for part in PARTS.values())
+    program = f"import gc, time; gc.{collector}(); clock = [time.perf_counter()]; {steps}print(*clock)"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = bytecode
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment)
-    return [float(seconds) for seconds in done.stdout.split()]
+    clock = [float(seconds) for seconds in done.stdout.split()]
+    return [after - before for before, after in itertools.pairwise(clock)]
 
 
 def imports(rounds):
@@ -64,12 +73,11 @@ def imports(rounds):
     with tempfile.TemporaryDirectory() as bytecode:
         seconds_to_import(bytecode, "enable")  # compiles the sources, as their installation does
         for collector in ("disable", "enable"):
-            pairs = [seconds_to_import(bytecode, collector) for _ in range(rounds)]
-            medians[collector] = [statistics.median(times) for times in zip(*pairs, strict=True)]
-    (theirs, ours), (with_theirs, with_ours) = medians["disable"], medians["enable"]
+            runs = [seconds_to_import(bytecode, collector) for _ in range(rounds)]
+            medians[collector] = [statistics.median(times) for times in zip(*runs, strict=True)]
+    (theirs, ours, *_), (with_theirs, with_ours, *_) = medians["disable"], medians["enable"]
     return {
-        "jax and optax s": round(theirs, 3),
-        "mtlgrad_jax s": round(ours, 3),
+        **{part: round(seconds, 4) for part, seconds in zip(PARTS, medians["disable"], strict=True)},
         "ratio": 1 + ours / theirs,
         "with a collection": 1 + with_ours / with_theirs,
     }
@@ -85,7 +93,7 @@ def compilation(method, num_tasks, num_leaves):
 
 
 def table(started, compiled):
-    lines = [f"{name:20s}{value:6.2f}" for name, value in started.items()]
+    lines = [f"{name:20s}{value:7.3f}" for name, value in started.items()]
     lines += [f"{row['method']:12s} T={row['num_tasks']} {row['leaves']} leaves{row['s']:6.2f} s" for row in compiled]
     return "\n".join(lines)
 
