@@ -119,9 +119,9 @@ def is_small(leaf: jax.Array, limit: int = SMALL) -> bool:
     return isinstance(leaf.size, int) and leaf.size <= limit * leaf.shape[0] and explicit_sharding(leaf, ()) is None
 
 
-def is_read_at_once(leaf: jax.Array) -> bool:
-    """Tell whether a combination of rows is one loop over all of them."""
-    return is_small(leaf) or (leaf.ndim > 0 and leaf.shape[0] <= FEW)
+def has_few_rows(leaf: jax.Array) -> bool:
+    """Tell whether the rows of a leaf can be read at once, where no device holds but some of them."""
+    return jax.device_count() == 1 and leaf.shape[0] <= FEW
 
 
 def at_once(left: jax.Array, right: jax.Array, num_kept: int = 1) -> jax.Array:
@@ -156,7 +156,7 @@ def explicit_sharding(leaf: jax.Array, axes: tuple[int, ...]) -> NamedSharding |
 def weighted_sum(leaf: jax.Array, weights: jax.Array, keep: jax.Array | None = None) -> jax.Array:
     """Combine the rows of a leaf.
 
-    Few rows are added up in one loop, which the compiler can merge with what comes after; of more a CPU reads
+    A lone device adds few rows up in one loop, which the compiler can merge with what comes after; more are read
     faster in a product.
 
     Args:
@@ -168,7 +168,7 @@ def weighted_sum(leaf: jax.Array, weights: jax.Array, keep: jax.Array | None = N
       Σ wᵢ·rowᵢ, shape `rest`.
     """
     weights = weights.astype(leaf.dtype)
-    if leaf.shape[0] <= FEW and not is_small(leaf):
+    if has_few_rows(leaf) and not is_small(leaf):
         rows = [leaf[row] if keep is None else jnp.where(keep[row], leaf[row], 0) for row in range(leaf.shape[0])]
         return reduce(jnp.add, [weights[index] * row for index, row in enumerate(rows)])
     if keep is not None:

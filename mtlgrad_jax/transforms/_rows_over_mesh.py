@@ -11,10 +11,10 @@ from mtlgrad_jax.ground.leaves import (
     as_matrix,
     at_least_single,
     contract,
+    has_few_rows,
     has_long_rows,
     in_slices,
     is_inexact,
-    is_read_at_once,
     map_parts,
     parts,
     weighted_sum,
@@ -57,7 +57,7 @@ def _combined(weights, finite, leaf):
     if not is_inexact(leaf):
         return jnp.zeros(leaf.shape[1:], leaf.dtype)
     wide = leaf.astype(at_least_single(leaf.dtype))
-    if is_read_at_once(leaf):
+    if has_few_rows(leaf):
         return weighted_sum(wide, weights, finite)
     return lax.cond(
         jnp.all(finite),  # leaving rows out costs a pass over J
