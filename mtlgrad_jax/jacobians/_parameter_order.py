@@ -22,8 +22,10 @@ def in_parameter_order(jaxpr: core.Jaxpr) -> core.Jaxpr:
     Returns:
       One with the same results; the program itself where there is nothing to rewrite.
     """
-    made_by = {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
-    eqns = [_turned(eqn, made_by) or _with_programs_in_order(eqn) for eqn in jaxpr.eqns]
+    made_by, eqns = {}, []
+    for eqn in jaxpr.eqns:
+        eqns.append(_turned(eqn, made_by) or _with_programs_in_order(eqn))
+        made_by.update(dict.fromkeys(eqn.outvars, eqns[-1]))
     if all(new is old for new, old in zip(eqns, jaxpr.eqns, strict=True)):
         return jaxpr
     read = set(_variables([*jaxpr.outvars, *(var for eqn in eqns for var in eqn.invars)]))
@@ -36,7 +38,8 @@ def _variables(read):
 
 def _turned(eqn, made_by):
     """Return the product whose transpose an operation takes with its factors exchanged, None if it takes no such."""
-    product = made_by.get(eqn.invars[0]) if eqn.primitive.name == "transpose" else None
+    is_transpose = eqn.primitive.name == "transpose" and isinstance(eqn.invars[0], core.Var)
+    product = made_by.get(eqn.invars[0]) if is_transpose else None
     if product is None or product.primitive.name != "dot_general":
         return None
     (contracted, batch), sharding = product.params["dimension_numbers"], product.params.get("out_sharding")
@@ -95,6 +98,7 @@ def product_of_rows(left: jax.Array, right: jax.Array, params: dict[str, Any]) -
         return at_once(lax.select_n(entry == entry, left, left), right)  # depends on the seed, says `vmap`
 
     size = jax.eval_shape(at_once, left, right).size
-    if jax.device_count() > 1 or not isinstance(size, int) or left.size > size or 0 in right.shape:
+    is_known = isinstance(size, int) and isinstance(left.size, int)  # as it is not where an exported batch has any size
+    if jax.device_count() > 1 or not is_known or left.size > size or right.size == 0:
         return at_once(left, right)
     return lax.platform_dependent(left, right, cpu=apart, default=at_once)
