@@ -31,7 +31,7 @@ XLA's CPU runs on several threads wherever a buffer is larger than 512 bytes, an
 call. One array of floats and one of integers take 27, and hardly wait: DualProj at T = 8 went from 106 to 19 us in the
 same run, CAGrad at T = 16 from 162 to 76. Tried without gain: inverses by sweeps in place of Cholesky factors, the
 inverse of the factor in place of substitutions, XLA's flags for its products. quadprog
-itself, in float64, takes 13 to 30 us up to T = 16 and 3 to 11 ms at T = 128; qpax, in float32, is off by up to 1.7.
+itself, in float64, takes 16 to 34 us up to T = 16 and 5 to 17 ms at T = 128; qpax, in float32, is off by up to 1.7.
 """
 
 import argparse
