@@ -13,24 +13,25 @@ the peers do (see `timing.dispatch_in_this_thread`).
 Last figures (jax 0.10.2, TorchJD 0.18.0, two cores of an AMD EPYC):
 
     times as fast as TorchJD         T=2     T=4     T=8    T=16    T=32    T=64   T=128
-    mgda                            11.1    36.6   208.4   157.9   130.6    21.8    11.8
-    mgda, 4 decades                 11.1    10.4    13.1     3.3    12.4     3.2     3.5
-    upgrad                          16.4     2.2     3.5     3.7     2.5     5.7    12.9
-    upgrad, 4 decades               16.1     2.2     4.0     4.0     3.7     3.9    13.1
-    dualproj                        13.4     7.2     2.1     1.4     1.8     5.0    26.4
-    dualproj, 4 decades             13.2     7.3     2.1     2.2     2.1     5.0    18.2
-    primary_aux                     39.4    29.0    30.8    56.2   104.5    29.1    37.8
-    primary_aux, 4 decades          37.7    31.0    38.5    60.7   140.4    39.0    41.5
+    mgda                            11.3    38.7   208.0   164.5   139.1    24.4     9.4
+    mgda, 4 decades                 10.8    10.9    14.0     3.6    11.7     3.2     2.6
+    upgrad                          16.4     9.5     8.2     5.7     4.2     6.3    12.9
+    upgrad, 4 decades               16.2     9.5     8.6     5.7     4.3     7.5    13.2
+    dualproj                        13.0     8.1     6.7     6.7     8.4    11.2    40.5
+    dualproj, 4 decades             12.8     7.1     6.9     5.6     7.4    12.4    22.4
+    primary_aux                     36.6    33.9    27.6    55.2   103.7    30.2   167.4
+    primary_aux, 4 decades          36.5    34.7    42.5    59.6   142.1    38.2   419.2
 
-Outcome: 38 of 56 at five times or more; our largest error is 4e-7. MGDA misses, at 3.2 to 3.5, where the peer stops
-early (four decades, T = 16, 64 and 128: its squared length is 270 to 37000 times the least). UPGrad and DualProj miss
-at T = 4 to 32, at 1.4 to 4: they were at 4 to 8 with an earlier solver, whose slopes had half the bits. Some 40 us of
-that are threads that wait for each other: XLA spreads the kernels of a program over threads where buffers are not tiny,
-and whether it does so with a loop of ours changes with anything around it. The same loop takes 22 or 65 us, and with
-constants in place of its first values MGDA takes 94 and a part of it 22. Which are met differs from run to run. Tried
-without gain: inverses by sweeps in place of Cholesky factors, the inverse of the factor in place of substitutions,
-XLA's flags for its products, those constants. quadprog
-itself, in float64, takes 13 to 30 us up to T = 16 and 3 to 11 ms at T = 128; qpax, in float32, is off by up to 1.7.
+Outcome: 51 of 56 at five times or more; our largest error is 6e-7. MGDA misses, at 2.6 to 3.6, where the peer stops
+early (four decades, T = 16, 64 and 128: its squared length is 270 to 37000 times the least), UPGrad at T = 32, at 4.2:
+32 programs one after the other, 19 us each. These run in 1.1 to 1.2 times, DualProj at T = 8 in 1.5 times what they took
+with an earlier solver, whose slopes had half the bits; DualProj from T = 64 on takes .75 of it.
+What cost most was not arithmetic: a loop that carried eleven small arrays took 40 kernels and copies a turn, which
+XLA's CPU runs on several threads wherever a buffer is larger than 512 bytes, and these waited for each other for 50 us a
+call. One array of floats and one of integers take 27, and hardly wait: DualProj at T = 8 went from 106 to 19 us in the
+same run, CAGrad at T = 16 from 162 to 76. Tried without gain: inverses by sweeps in place of Cholesky factors, the
+inverse of the factor in place of substitutions, XLA's flags for its products. quadprog
+itself, in float64, takes 16 to 34 us up to T = 16 and 5 to 17 ms at T = 128; qpax, in float32, is off by up to 1.7.
 """
 
 import argparse

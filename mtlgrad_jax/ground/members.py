@@ -37,3 +37,20 @@ def rarely(flag: jax.Array, needed: Callable[..., Any], otherwise: Callable[...,
         return choose(flag, needed(*operands), otherwise(*operands))
 
     return lax.cond(any_member(flag), for_those_who_need_it, otherwise, *operands)
+
+
+def changed_if(flag: jax.Array, change: Callable[[Any], Any], operand: Any) -> Any:
+    """Return `lax.cond(flag, change, lambda operand: operand, operand)`, where a CPU leaves the operand where it lies.
+
+    A branch that returns what it was given copies it. A loop that may end before its first turn does not; a TPU would
+    lay out anew for it what `change` reads, so that there a branch stays a branch.
+    """
+
+    def in_place(flag, operand):
+        turn = lambda carry: (carry[0] & False, change(carry[1]))
+        return lax.while_loop(lambda carry: carry[0], turn, (flag, operand))[1]
+
+    def copied(flag, operand):
+        return rarely(flag, change, lambda operand: operand, operand)
+
+    return lax.platform_dependent(flag, operand, cpu=in_place, default=copied)

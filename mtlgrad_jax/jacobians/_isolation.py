@@ -23,6 +23,7 @@ from mtlgrad_jax.jacobians._ownership import (
     owners_of,
     size_at_meetings,
 )
+from mtlgrad_jax.jacobians._parameter_order import in_parameter_order, product_of_rows
 from mtlgrad_jax.typing import PyTree
 
 
@@ -40,14 +41,15 @@ def isolated(pull_back: Callable[[jax.Array], PyTree], losses: jax.Array) -> Cal
       the trunk takes more room than one gradient: then a loop over seeds runs them for each.
     """
     program, shapes = jax.make_jaxpr(pull_back, return_shape=True)(losses)
+    jaxpr = in_parameter_order(program.jaxpr)
     tasks: Owners = [Owner(0 if losses.shape[0] > 1 else None, tuple(range(losses.shape[0])))]
-    is_small = _is_known_to_fit(size_at_meetings(program.jaxpr, tasks), shapes)
+    is_small = _is_known_to_fit(size_at_meetings(jaxpr, tasks), shapes)
 
     def pull(seed):
         ones = jnp.ones_like(losses)
         if not is_small:  # what depends on the seed cannot be moved out of a loop over seeds
             ones, seed = lax.optimization_barrier((ones, seed))
-        values, owners = _run(program.jaxpr, program.consts, tasks, seed, [ones])
+        values, owners = _run(jaxpr, program.consts, tasks, seed, [ones])
         return jax.tree.unflatten(jax.tree.structure(shapes), _meet(values, owners, seed))
 
     return pull
@@ -81,7 +83,7 @@ def _run(
             if is_program_of_several(eqn, own):
                 results = _enter(eqn, tuple(own), seed, values)
             else:
-                results = _apply(eqn, _meet(values, own, seed) if MIXED in results_own else values)
+                results = _apply(eqn, _meet(values, own, seed) if MIXED in results_own else values, own)
         known.update(zip(eqn.outvars, results, strict=True))
         found.update(zip(eqn.outvars, results_own, strict=True))
     return read(jaxpr.outvars), owners_of(jaxpr.outvars, found)
@@ -107,7 +109,9 @@ def _seeds_of(tasks, seed):
     return jnp.concatenate(parts)
 
 
-def _apply(eqn, values):
+def _apply(eqn, values, owners):
+    if eqn.primitive.name == "dot_general" and owners[0] is None and owners[1] is not None:
+        return [product_of_rows(*values, eqn.params)]
     bound = eqn.primitive.get_bind_params(eqn.params)
     subprograms, params = bound if isinstance(bound, tuple) else ((), bound)  # before jax 0.10 a pair
     results = eqn.primitive.bind(*subprograms, *values, **params)

@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from mtlgrad_jax.ground.leaves import at_least_single, explicit_sharding, is_inexact, is_small, per_row
+from mtlgrad_jax.ground.leaves import at_least_single, is_inexact, weighted_sum
 from mtlgrad_jax.ground.meshes import check_axes
 from mtlgrad_jax.ground.ranges import undo_scale
 from mtlgrad_jax.ground.rows import inner_products
@@ -169,21 +168,7 @@ def combine(task_grads: PyTree, weights: Weights, *, keep: jax.Array | None = No
 
 @jax.jit
 def _weighted_sum(leaf, weights, keep):
-    # TPUs merge products that share w, and send one of two leaves that are split differently around for that.
-    leaf, weights = lax.optimization_barrier((leaf, weights))
-    wide = leaf.astype(at_least_single(leaf.dtype))
-    if keep is not None:
-        wide = jnp.where(per_row(keep, wide), wide, 0)
-    weights = weights.astype(wide.dtype)
-    if is_small(leaf):  # a sum compiles in an eighth of the time of a product, and is as fast there
-        return jnp.sum(per_row(weights, wide) * wide, axis=0).astype(leaf.dtype)
-    return lax.dot_general(
-        weights,
-        wide,
-        (((0,), (0,)), ((), ())),
-        precision=lax.Precision.HIGHEST,
-        out_sharding=explicit_sharding(wide, tuple(range(1, wide.ndim))),
-    ).astype(leaf.dtype)
+    return weighted_sum(leaf.astype(at_least_single(leaf.dtype)), weights, keep).astype(leaf.dtype)
 
 
 def push(task_grads: PyTree, direction: PyTree, *, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mtlgrad_jax.ground.leaves import choose
 from mtlgrad_jax.solvers import _interior, _products, _program
+from mtlgrad_jax.solvers._packed_loop import while_loop
 
 MANY = 64  # coordinates, from where on a walk along faces is too long
 
@@ -80,7 +80,7 @@ def solve(
     first = first if start is None else _at(first, terms, start)
     many = vector.size >= MANY and program.share is not None and start is None and not one_at_a_time
     advance = partial(_attempt, terms, first) if many else partial(_advance, terms)
-    end = lax.while_loop(_unfinished, advance, first)
+    end = while_loop(_unfinished, advance, first)
     return end.x, end.num_steps
 
 
@@ -94,7 +94,7 @@ def _attempt(terms, first, face):
     x, num_steps = _interior.approach(terms.program, terms.rows, failed)
     other = _at(first, terms, x)._replace(num_steps=face.num_steps + num_steps)
     face = choose(failed, other, face)
-    return lax.while_loop(lambda face: _unfinished(face) & (face.bold | failed), partial(_advance, terms), face)
+    return while_loop(lambda face: _unfinished(face) & (face.bold | failed), partial(_advance, terms), face)
 
 
 def _advance(terms, face):

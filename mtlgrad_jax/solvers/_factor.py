@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import linalg
 
-from mtlgrad_jax.ground.grams import dot
+from mtlgrad_jax.ground.grams import diagonal, dot
 
 # Measured with jaxlib on two cores: LAPACK starts threads of its own from 256 rows on, and for several right-hand sides
 # from 32 on. They wait for each other beside XLA's, in bad moments 27 ms for what takes one thread 0.5 ms.
@@ -38,7 +38,7 @@ def cholesky(matrix: jax.Array) -> Factor:
         return Factor(partial(_substitute_blocks, columns, inverses), weakest)
     # LAPACK's layout of a symmetric matrix: no copy.
     factor = linalg.cholesky(matrix.T, symmetrize_input=False)
-    return Factor(partial(_substitute, factor), jnp.min(jnp.diagonal(factor)))
+    return Factor(partial(_substitute, factor), jnp.min(diagonal(factor)))
 
 
 def of_columns(matrix: jax.Array) -> Factor:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mtlgrad_jax.solvers import _products, _program, _restricted
+from mtlgrad_jax.solvers._packed_loop import while_loop
 
 MAX_STEPS = 25
 SHORT = 0.99  # of the way to the border
@@ -76,7 +76,7 @@ def approach(
     x = 0 * vector + vector.size / jnp.sum(jnp.abs(matrix))
     slope, _ = _program.evaluate(program, rows, x, 0 * x)
     start = _Point(x, 0 * x + 1, slope, x > 0, (x[0] < 0) | ~needed, (0 * x[0]).astype(jnp.int32))
-    end = lax.while_loop(unfinished, advance, start)
+    end = while_loop(unfinished, advance, start)
     return jnp.where(end.free, end.x, 0), end.num_steps
 
 

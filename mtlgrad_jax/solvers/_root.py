@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mtlgrad_jax.ground.grams import dot
+from mtlgrad_jax.solvers._packed_loop import while_loop
 
 NUM_PASSES = 2  # the second finds what is shorter than the floor of the first
 
@@ -63,4 +63,4 @@ def measure(gram: jax.Array, products: Products) -> Root:
     basis = (vectors / jnp.sqrt(jnp.maximum(values, floor))[None, :]).T
     none = jnp.sum(0 * gram)  # varies over a mesh as the input does
     first = _Pass(basis, Root(0 * gram, none, none.astype(jnp.int32)), none == 0)
-    return lax.while_loop(unfinished, advance, first).root
+    return while_loop(unfinished, advance, first).root

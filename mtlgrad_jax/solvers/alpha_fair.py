@@ -10,6 +10,7 @@ from jax import lax
 from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal, round_lengths, row_norms
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.solvers import _products, _program, _restricted
+from mtlgrad_jax.solvers._packed_loop import while_loop
 from mtlgrad_jax.solvers.min_norm import min_norm
 from mtlgrad_jax.typing import Gram, Solution
 
@@ -168,7 +169,7 @@ def _newton(scaled, lengths, reward, alpha, needed):
     # Exact if all tasks agree; otherwise too small, from where Newton steps double the weights.
     start = jnp.power(kappa / num_tasks, 1 / (1 + 1 / alpha))
     none = (0 * start[0]).astype(jnp.int32)
-    end = lax.while_loop(unfinished, advance, _Newton(start, needed.astype(start.dtype), none))
+    end = while_loop(unfinished, advance, _Newton(start, needed.astype(start.dtype), none))
     return end.v, end.num_steps
 
 

@@ -9,6 +9,7 @@ from jax import lax
 
 from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal, round_lengths, row_norms, without_scale
 from mtlgrad_jax.solvers import _restricted
+from mtlgrad_jax.solvers._packed_loop import while_loop
 from mtlgrad_jax.solvers.min_norm import min_norm
 from mtlgrad_jax.solvers.nnls import nnls
 from mtlgrad_jax.typing import Gram, Solution
@@ -84,7 +85,7 @@ def _solve(gram, p, radius):
     shortest = min_norm(gram).x
     start = _first_bound(gram, along, reach, shortest)
     first = visit(start, (0 * start).astype(jnp.int32))
-    end = lax.while_loop(unfinished, lambda visited: visit(visited.lower, visited.num_steps + 1), first)
+    end = while_loop(unfinished, lambda visited: visit(visited.lower, visited.num_steps + 1), first)
     return end.x * jnp.minimum(reach * reciprocal(end.distance), 1), shortest, end.num_steps
 
 

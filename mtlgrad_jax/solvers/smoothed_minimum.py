@@ -9,6 +9,7 @@ from jax import lax
 from jax.lax import linalg
 
 from mtlgrad_jax.ground.grams import check_gram, dot, reciprocal
+from mtlgrad_jax.solvers._packed_loop import while_loop
 from mtlgrad_jax.solvers.certificates import min_norm_gap
 from mtlgrad_jax.solvers.min_norm import check_num_simplex
 from mtlgrad_jax.typing import Gram, Solution
@@ -137,7 +138,7 @@ def _newton(gram, target, max_steps):
     uniform = jnp.full_like(gram[0], 1 / num_tasks)
     first = jnp.minimum(target, 1)
     none = (0 * gram[0, 0]).astype(jnp.int32)
-    end = lax.while_loop(unfinished, advance, _Iterate(uniform, first, none > 0, none))
+    end = while_loop(unfinished, advance, _Iterate(uniform, first, none > 0, none))
     weights = jnp.maximum(end.weights, 0)
     return weights / jnp.sum(weights), end.num_steps
 

@@ -3,6 +3,7 @@
 min ½‖Δ′ − Δ‖²_{D⁻¹}   s.t. ⟨gᵢ,Δ′⟩ ≥ bᵢ;   Δ′ = Δ + DJᵀx,   x = argmin_{x ≥ 0} ½xᵀ(JDJᵀ)x + (JΔ − b)ᵀx
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,8 @@ import numpy as np
 from jax import lax
 
 from mtlgrad_jax.ground.grams import dot, normalize_rows, reciprocal, row_norms
-from mtlgrad_jax.ground.leaves import as_matrix, cast_like, contract, is_inexact, widest
+from mtlgrad_jax.ground.leaves import as_matrix, cast_like, contract, is_inexact, map_parts, widest
+from mtlgrad_jax.ground.members import changed_if
 from mtlgrad_jax.ground.meshes import AxisName, sum_of_pieces
 from mtlgrad_jax.ground.ranges import exponent_of, scale_by_power_of_two
 from mtlgrad_jax.ground.rows import largest_per_row, scale_tree
@@ -55,6 +57,15 @@ class Downhill(NamedTuple):
 
 HURT_NOBODY = Margins()
 EUCLIDEAN = Euclidean()
+
+
+class _Projected(NamedTuple):
+    """A step on its way to one that hurts nobody."""
+
+    step: PyTree  # in float32 or better
+    measured: "_Measured"
+    multipliers: jax.Array  # (T,)
+    count: jax.Array  # () int32
 
 
 class _Measured(NamedTuple):
@@ -104,17 +115,14 @@ def project(
     kept = kept & known
     bounds = _bounds(gram, lengths, before.size, kept, margins)
 
-    def change(step):
+    def change(operand):
         quadratic = jnp.where(kept[:, None] & kept[None, :], metric.gram(jac, gram, log2_scale), 0)
         if kept.shape[0] > 1:
             quadratic = quadratic + RIDGE * jnp.finfo(gram.dtype).eps * _diagonal(quadratic)
-        return _descend(jac, step, before, quadratic, bounds, lengths, log2_scale, kept, metric, axis_name)
-
-    def keep(step):
-        return step, before, jnp.zeros_like(lengths)
+        return _descend(jac, *operand, quadratic, bounds, lengths, log2_scale, kept, metric, axis_name)
 
     conflict = _deepest(before, bounds, lengths, before.size, kept) > TOLERANCE * jnp.finfo(gram.dtype).eps
-    step, after, multipliers = lax.cond(conflict, change, keep, step)
+    step, after, multipliers = changed_if(conflict, change, (step, before, 0 * before.products))
     record = StepRecord(
         cosines_before=_cosines(before, lengths),
         cosines_after=_cosines(after, lengths),
@@ -160,40 +168,52 @@ def project_rows(
     jac = RowsOverMesh(rows, jnp.isfinite(jnp.diagonal(gram)), axis_name)
     jac = Downhill(jac) if descends else jac
     options = {"margins": margins, "metric": metric.of_leaves(flatten), "axis_name": axis_name}
-    taken, record = project(jac, gram, log2_scale, [flatten(leaf) for leaf in leaves], kept, **options)
+    # Without the barrier XLA repeats the end of the optimiser for each that reads the step.
+    step = [lax.optimization_barrier(flatten(leaf)) for leaf in leaves]
+    taken, record = project(jac, gram, log2_scale, step, kept, **options)
     return treedef.unflatten([new.reshape(leaf.shape) for new, leaf in zip(taken, leaves, strict=True)]), record
 
 
-def _descend(jac, step, before, quadratic, bounds, lengths, log2_scale, kept, metric, axis_name):
+def _descend(jac, step, before, none, quadratic, bounds, lengths, log2_scale, kept, metric, axis_name):
     """Project until the deepest violation is rounding, relative to what is left of the step."""
     eps = jnp.finfo(lengths.dtype).eps
 
-    def is_deep(measured):
-        return _deepest(measured, bounds, lengths, measured.size, kept) > TOLERANCE * eps
+    def deepest(measured):
+        return _deepest(measured, bounds, lengths, measured.size, kept)
 
-    def project_from(carry):
-        wide, measured, multipliers, count = carry
+    def is_unfinished(state):
+        return (deepest(state.measured) > TOLERANCE * eps) & (state.count < MAX_PROJECTIONS)
+
+    def is_unresolved(state):
+        resolved = deepest(state.measured) <= RESOLUTION * _coarsest(step)
+        rounding = TOLERANCE * eps * before.size  # of Δ, should nothing else be left
+        return ~resolved | (state.measured.size <= rounding)
+
+    def goes_on(state):
+        return is_unfinished(state) | (is_unresolved(state) & (state.count <= MAX_PROJECTIONS))
+
+    def project_once(state):
+        give_up = ~is_unfinished(state)  # a last turn, in which the step becomes zero
+        wide, measured, multipliers, count = state
         x = nnls(quadratic, jnp.where(kept, measured.products - bounds, 0)).x
         added = metric.apply(jac.combine(scale_by_power_of_two(x, -log2_scale)))
-        wide = jax.tree.map(lambda a, b: a + b.astype(a.dtype) if is_inexact(a) else a, wide, added)
-        measured = _measure_after(jac, cast_like(wide, step), measured, quadratic, x, lengths, log2_scale, axis_name)
-        return wide, measured, multipliers + x, count + 1
+        wide = jax.tree.map(partial(_add, before.exponent, give_up), wide, added)
+        after = _measure_after(jac, cast_like(wide, step), measured, quadratic, x, lengths, log2_scale, axis_name)
+        after = jax.tree.map(lambda leaf: jnp.where(give_up, jnp.zeros_like(leaf), leaf), after)
+        count = jnp.where(give_up, MAX_PROJECTIONS + 1, count + 1)
+        return _Projected(wide, after._replace(exponent=before.exponent), multipliers + jnp.where(give_up, 0, x), count)
 
-    def keep_going(carry):
-        wide, after, multipliers, _ = lax.while_loop(
-            lambda carry: is_deep(carry[1]) & (carry[-1] < MAX_PROJECTIONS), project_from, carry
-        )
-        resolved = _deepest(after, bounds, lengths, after.size, kept) <= RESOLUTION * _coarsest(step)
-        resolved = resolved & (after.size > TOLERANCE * eps * before.size)  # the rest is the rounding of Δ
-        taken = jax.tree.map(lambda leaf: jnp.where(resolved, leaf, jnp.zeros_like(leaf)), wide)
-        measured = jax.tree.map(lambda leaf: jnp.where(resolved, leaf, jnp.zeros_like(leaf)), after)
-        return taken, measured._replace(exponent=after.exponent), multipliers
+    start = _Projected(jax.tree.map(widen, step), before, none, 0 * before.exponent)
+    end = lax.while_loop(goes_on, project_once, start)
+    return cast_like(end.step, step), end.measured, end.multipliers
 
-    unit = jax.tree.map(widen, scale_tree(step, -before.exponent))
-    carry = project_from((unit, before, 0 * before.products, 0 * before.exponent))
-    done = ~is_deep(carry[1]) & (carry[1].size > TOLERANCE * eps * before.size)
-    wide, after, multipliers = lax.cond(done, lambda carry: carry[:3], keep_going, carry)
-    return scale_tree(cast_like(wide, step), before.exponent), after, multipliers
+
+def _add(exponent, give_up, leaf, added):
+    """Return a leaf of the step with its correction, in one pass over what they are made of; zero if that is no use."""
+    if not is_inexact(leaf):
+        return leaf
+    added = map_parts(lambda part: scale_by_power_of_two(part, exponent), added.astype(leaf.dtype))
+    return jnp.where(give_up, jnp.zeros_like(leaf), leaf + added)
 
 
 def _measure_after(jac, step, before, quadratic, x, lengths, log2_scale, axis_name):
@@ -201,13 +221,15 @@ def _measure_after(jac, step, before, quadratic, x, lengths, log2_scale, axis_na
 
     JΔ′ = JΔ + JDJᵀx
     """
-    size = _size(step, axis_name)
+    exponent = before.exponent
+    in_units = lambda: scale_tree(step, -exponent)
+    size = lax.cond(exponent == 0, lambda: _size(step, axis_name), lambda: _size(in_units(), axis_name))
     reach = before.size + jnp.sum(row_norms(quadratic) * x)
     told = before.products + dot(quadratic, x)
-    read = lambda: _products(jac, step, log2_scale)
+    read = lambda: _products(jac, in_units(), log2_scale)
     if _coarsest(step) > jnp.finfo(lengths.dtype).eps:
-        return _Measured(read(), size, before.exponent)
-    return _Measured(lax.cond(reach <= NEAR * size, lambda: told, read), size, before.exponent)
+        return _Measured(read(), size, exponent)
+    return _Measured(lax.cond(reach <= NEAR * size, lambda: told, read), size, exponent)
 
 
 def _coarsest(step):

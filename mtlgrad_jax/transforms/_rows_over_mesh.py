@@ -1,5 +1,6 @@
 """Stacked gradients behind the interface of `typing.Jacobian`, for a transformation that knows its mesh axes."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,11 +11,13 @@ from mtlgrad_jax.ground.leaves import (
     as_matrix,
     at_least_single,
     contract,
+    has_few_rows,
     has_long_rows,
     in_slices,
     is_inexact,
     map_parts,
     parts,
+    weighted_sum,
     widest,
 )
 from mtlgrad_jax.ground.meshes import AxisName, sum_of_pieces
@@ -32,12 +35,8 @@ class RowsOverMesh(NamedTuple):
 
     def combine(self, weights: Weights) -> PyTree:
         """Return Jᵀw in float32 or better."""
-        wide = jax.tree.map(widen, self.task_grads)
-        return lax.cond(
-            jnp.all(self.finite),  # leaving rows out costs a pass over J
-            lambda: stacked.combine(wide, weights),
-            lambda: stacked.combine(wide, weights, keep=self.finite),
-        )
+        weights, finite = lax.optimization_barrier((weights, self.finite))  # in a loop, a choice of rows stays in it
+        return jax.tree.map(partial(_combined, weights, finite), self.task_grads)
 
     def push(self, direction: PyTree) -> jax.Array:
         """Return Jv."""
@@ -52,6 +51,19 @@ class RowsOverMesh(NamedTuple):
                 products += [_square_in(scale * first * second, part) for part in parts(leaf)]
         dtype = widest(products)
         return sum_of_pieces([product.astype(dtype) for product in products], self.axis_name)
+
+
+def _combined(weights, finite, leaf):
+    if not is_inexact(leaf):
+        return jnp.zeros(leaf.shape[1:], leaf.dtype)
+    wide = leaf.astype(at_least_single(leaf.dtype))
+    if has_few_rows(leaf):
+        return weighted_sum(wide, weights, finite)
+    return lax.cond(
+        jnp.all(finite),  # leaving rows out costs a pass over J
+        lambda: weighted_sum(wide, weights),
+        lambda: weighted_sum(wide, weights, finite),
+    )
 
 
 def _square_in(scale, rows):
