@@ -24,14 +24,14 @@ Last figures (jax 0.10.2, TorchJD 0.18.0, two cores of an AMD EPYC):
 
 Outcome: 51 of 56 at five times or more; our largest error is 6e-7. MGDA misses, at 2.6 to 3.6, where the peer stops
 early (four decades, T = 16, 64 and 128: its squared length is 270 to 37000 times the least), UPGrad at T = 32, at 4.2:
-32 programs one after the other, 19 us each. These run in 1.1 to 1.2 times, DualProj at T = 8 in 1.5 times what they took
+32 programs one after the other, 19 us each. UPGrad takes 1.1 to 1.2 times, DualProj at T = 8 1.5 times what they took
 with an earlier solver, whose slopes had half the bits; DualProj from T = 64 on takes .75 of it.
 What cost most was not arithmetic: a loop that carried eleven small arrays took 40 kernels and copies a turn, which
-XLA's CPU runs on several threads wherever a buffer is larger than 512 bytes, and these waited for each other for 50 us a
-call. One array of floats and one of integers take 27, and hardly wait: DualProj at T = 8 went from 106 to 19 us in the
-same run, CAGrad at T = 16 from 162 to 76. Tried without gain: inverses by sweeps in place of Cholesky factors, the
-inverse of the factor in place of substitutions, XLA's flags for its products. quadprog
-itself, in float64, takes 16 to 34 us up to T = 16 and 5 to 17 ms at T = 128; qpax, in float32, is off by up to 1.7.
+XLA's CPU runs on several threads wherever a buffer is larger than 512 bytes, and these waited for each other for 50 us.
+One array of floats and one of integers take 27, and hardly wait: in one run DualProj at T = 8 went from 106 to 19 us,
+CAGrad at T = 16 from 162 to 76. Tried without gain: inverses by sweeps in place of Cholesky factors, the inverse of the
+factor in place of substitutions, XLA's flags for its products. quadprog itself, in float64, takes 16 to 34 us up to
+T = 16 and 5 to 17 ms at T = 128; qpax, in float32, is off by up to 1.7.
 """
 
 import argparse
