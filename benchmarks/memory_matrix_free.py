@@ -1,4 +1,4 @@
-"""Claim: holding J as a linear map costs the memory of one gradient, whatever T is, and at most half as much time again.
+"""Claim: holding J as a linear map costs the memory of one gradient, whatever T is, and at most half the time on top.
 
     python -m benchmarks.memory_matrix_free [--quick] [--out FOLDER]
 
