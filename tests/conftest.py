@@ -1,6 +1,8 @@
 """The strictest JAX there is: no silent promotion of ranks or dtypes, except in other people's code."""
 
+import gc
 import os
+from pathlib import Path
 
 # Before jax is imported: eight devices, and little time spent on making machine code that runs once. Without the last
 # three the suite takes twice as long. What test_demo and test_processes start is compiled as a user's programs are.
@@ -44,8 +46,24 @@ def strict_promotion(request):
         yield
 
 
+def pytest_collection_finish():
+    """Keep the collector from walking over what stays until the end: modules, items, millions of objects."""
+    gc.collect()
+    gc.freeze()
+
+
+MANY_MAPS = 5000  # of memory; two or three, and a megabyte, are a compiled program's
+
+
+def memory_maps():
+    """Return how many this process has, of the 65,530 that Linux allows; where nobody knows, too many."""
+    maps = Path("/proc/self/maps")
+    return len(maps.read_bytes().splitlines()) if maps.exists() else MANY_MAPS + 1
+
+
 @pytest.fixture(autouse=True, scope="module")
 def free_compiled_programs():
-    """Let go of a module's programs: some thousands of them exhaust the memory maps of one process."""
+    """Let go of programs after a module, once they are many: some thousands exhaust the maps of one process."""
     yield
-    jax.clear_caches()
+    if memory_maps() > MANY_MAPS:
+        jax.clear_caches()
