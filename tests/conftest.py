@@ -47,9 +47,10 @@ def strict_promotion(request):
 
 
 def pytest_collection_finish():
-    """Keep the collector from walking over what stays until the end: modules, items, millions of objects."""
+    """Keep the collector from walking over what stays until the end, millions of objects, and from coming often."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 MANY_MAPS = 5000  # of memory; two or three, and a megabyte, are a compiled program's
