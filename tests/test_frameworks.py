@@ -63,7 +63,7 @@ def test_flax_train_state(tx):
         return state.apply_gradients(grads=task_grads), losses
 
     chex.clear_trace_counter()
-    params = model.init(jax.random.key(0), X)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), X)["params"]
     state = flax.training.train_state.TrainState.create(apply_fn=model.apply, params=params, tx=tx)
     state, history = train(step, state)
     assert int(state.step) == 60
@@ -109,7 +109,7 @@ def test_haiku(tx):
         updates, opt_state = tx.update(task_grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), losses
 
-    params = model.init(jax.random.key(0), X)
+    params = jax.jit(model.init)(jax.random.key(0), X)
     _, history = train(step, (params, tx.init(params)))
     assert_learned(history)
 

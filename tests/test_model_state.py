@@ -37,7 +37,7 @@ def linen():
             return flax.linen.Dense(2)(hidden).T
 
     model = Network()
-    variables = model.init({"params": KEYS[1], "dropout": KEYS[2]}, X)
+    variables = jax.jit(model.init)({"params": KEYS[1], "dropout": KEYS[2]}, X)
     params, statistics = variables["params"], variables["batch_stats"]
 
     def losses_fn(params, statistics, key):
@@ -67,7 +67,7 @@ def of_haiku():
         return haiku.Linear(2)(hidden).T
 
     model = haiku.transform_with_state(network)
-    params, start = model.init(KEYS[1], 2 * X)
+    params, start = jax.jit(model.init)(KEYS[1], 2 * X)
 
     def losses_fn(params, state, key):
         outputs, state = model.apply(params, state, key, X)

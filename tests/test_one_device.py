@@ -24,7 +24,7 @@ ASKED_TWICE = {
         "test_promises": "finite or sum_of_the_record or hurt or common_scale or span or keep_their_dtype",
     },
 }
-FEWER = {"NUMBERS_OF_TASKS": "2 4", "NUMBER_OF_TREES": "100", "ONE_OF_EACH_KIND": "1"}
+FEWER = {"NUMBERS_OF_TASKS": "2 8", "NUMBER_OF_TREES": "100", "ONE_OF_EACH_KIND": "1"}
 FILES = {path.stem: path for path in HERE.rglob("test_*.py")}
 
 

@@ -27,7 +27,7 @@ def linen():
             )
             return [flax.linen.Dense(1, name=f"head_{i}")(hidden)[:, 0] for i in range(3)]
 
-    variables = Network().init(jax.random.key(0), X)
+    variables = jax.jit(Network().init)(jax.random.key(0), X)
     return variables["params"], lambda params: Network().apply(variables | {"params": params}, X)
 
 
@@ -52,7 +52,7 @@ def of_haiku():
         return [haiku.Linear(1, name=f"head_{i}")(hidden)[:, 0] for i in range(3)]
 
     model = haiku.without_apply_rng(haiku.transform(network))
-    return model.init(jax.random.key(0), X), lambda params: model.apply(params, X)
+    return jax.jit(model.init)(jax.random.key(0), X), lambda params: model.apply(params, X)
 
 
 def of_equinox():

@@ -56,11 +56,16 @@ def test_members_are_trained_as_if_they_were_alone():
     assert losses.shape == (30, 4, 2)
     for number, (params, ray) in enumerate(zip(start(4), rays, strict=True)):
         tx = on_ray(ray)
-        state = tx.init(params)
-        for _ in range(30):
+
+        @jax.jit
+        def step(params, state, tx=tx):
             values, task_grads = mtl.task_value_and_grad(exponential)(params)
             updates, state = tx.update(task_grads, state, params, losses=values)
-            params = optax.apply_updates(params, updates)
+            return optax.apply_updates(params, updates), state
+
+        state = tx.init(params)
+        for _ in range(30):
+            params, state = step(params, state)
         np.testing.assert_allclose(together.params[number], params, atol=1e-5)
     np.testing.assert_allclose(together.state[0].weights.shape, (4, 2))  # every member has its record
 
@@ -68,8 +73,8 @@ def test_members_are_trained_as_if_they_were_alone():
 def test_every_member_sees_the_batch():
     population = fronts.population(exponential, on_ray)
     members = population.init(start(2), fronts.rays(2, 2))
-    _, still = population.step(members)
-    _, moved = population.step(members, 0.5)
+    _, still = jax.jit(population.step)(members)
+    _, moved = jax.jit(population.step)(members, 0.5)
     assert np.all(np.abs(moved - still) > 1e-3)
 
 

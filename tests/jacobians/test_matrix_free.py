@@ -12,8 +12,12 @@ import mtlgrad_jax as mtl
 from mtlgrad_jax.jacobians import matrix_free, stacked
 
 MODES = pytest.mark.parametrize("mode", matrix_free.MODES)
-X = jax.random.normal(jax.random.key(0), (8, 6))
-PARAMS = {"first": jax.random.normal(jax.random.key(1), (6, 5)), "second": jax.random.normal(jax.random.key(2), (5, 4))}
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.standard_normal((8, 6)), jnp.float32)
+PARAMS = {
+    name: jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+    for name, shape in (("first", (6, 5)), ("second", (5, 4)))
+}
 
 
 def losses_fn(params):

@@ -5,7 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from test_agreement import NETWORKS, WAYS, WEIGHTS, X, Y, flat, losses_of
+from test_agreement import (
+    NETWORKS,
+    WAYS,
+    WEIGHTS,
+    X,
+    Y,
+    answers,
+    direction_like,
+    example_loss,
+    example_rows,
+    flat,
+    rows_of,
+)
 
 import mtlgrad_jax as mtl
 from mtlgrad_jax.jacobians import matrix_free, per_example, shared_encoder, stacked
@@ -16,41 +28,26 @@ def network(request):
     return request.param
 
 
-def direction_like(params):
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(9), len(leaves))
-    return treedef.unflatten([jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
-
-
 def assert_near(products, wanted):
     np.testing.assert_allclose(products, wanted, rtol=0, atol=1e-5 * float(np.max(np.abs(wanted))))
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_push_is_the_jvp_of_the_losses(network, way):
-    params, losses_fn = NETWORKS[network], losses_of(network)
-    direction = direction_like(params)
-    push = jax.jit(lambda params, direction: WAYS[way](losses_fn, params)[1].push(direction))
-    assert_near(push(params, direction), jax.jvp(losses_fn, (params,), (direction,))[1])
+    *_, change = answers(network, way)
+    assert_near(change, rows_of(network)[-1])
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_push_is_the_transpose_of_combine(network, way):
-    _, jac = WAYS[way](losses_of(network), NETWORKS[network])
-    assert_near(jac.push(jac.combine(WEIGHTS)), jac.gram() @ WEIGHTS)
+    _, gram, _, change, _ = answers(network, way)
+    assert_near(change, gram @ WEIGHTS)
 
 
 def test_push_of_example_losses_is_their_jvp(network):
     params = NETWORKS[network]
-
-    def loss_fn(params, example):
-        x, y = example
-        return jnp.mean((network(params, x) - y) ** 2)
-
-    direction = direction_like(params)
-    _, jac = per_example.linearize(loss_fn, params, (X, Y))
-    wanted = jax.jvp(lambda params: jax.vmap(loss_fn, (None, 0))(params, (X, Y)), (params,), (direction,))[1]
-    assert_near(jax.jit(jac.push)(direction), wanted)
+    push = jax.jit(lambda params, v: per_example.linearize(example_loss(network), params, (X, Y))[1].push(v))
+    assert_near(push(params, direction_like(params)), example_rows(network)[-1])
 
 
 @pytest.mark.parametrize("heads", ["own", "weighted"])

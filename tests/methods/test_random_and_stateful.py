@@ -1,5 +1,7 @@
 """Transformations with randomness or memory: reproducible, stable under scan, and true to the rows."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,11 @@ PARAMS = {"w": jnp.zeros((2, 3)), "b": jnp.zeros(4, jnp.bfloat16), "n": jnp.zero
 
 def inputs(num_steps=5, num_tasks=3):
     """Stacked gradients, losses and the gradients of a second batch for some steps, with a leading step axis."""
+    return jax.device_get(draw_inputs(num_steps, num_tasks))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def draw_inputs(num_steps, num_tasks):
     keys = jax.random.split(jax.random.key(7), 5)
     normal = lambda key, *shape: jax.random.normal(key, (num_steps, num_tasks, *shape))
 
@@ -105,7 +112,7 @@ def test_scan_is_the_python_loop_and_the_state_keeps_its_type(name):
 
 
 def stack(trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def wide(leaf):
