@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 ASKED_TWICE = {
     "of stacks": {
         "test_stacked": "",
+        "test_parameter_order": "",
         "test_aggregate": "not (optimizer or optax or inject or option or solver)",
         "test_guard": "(scipy or float64 or last_bit or half or complex or without_a_stack or finite) and not free",
         "test_random_trees": "",
