@@ -12,45 +12,68 @@ one process; medians. Without TorchJD its row is left out.
 Last figures (jax 0.10.2, TorchJD 0.18.0, two cores of an AMD EPYC):
 
     ms a step (and relative to the mean)                   T=2                 T=8                T=40
-    plain                                          30.1 (0.48)         25.9 (0.12)         26.2 (0.02)
-    mean                                           62.9 (1.00)        211.7 (1.00)       1114.0 (1.00)
-    mgda                                           72.9 (1.16)        241.1 (1.14)       1211.7 (1.09)
-    mean, laid out by rows                         56.7 (0.90)        190.2 (0.90)        936.6 (0.84)
-    mgda, laid out by rows                         59.4 (0.94)        203.7 (0.96)       1051.0 (0.94)
-    mgda, matrix-free                              87.4 (1.39)        261.4 (1.23)       1207.6 (1.08)
-    mgda, shared encoder                           29.5 (0.47)         25.9 (0.12)         56.8 (0.05)
-    mgda, shared encoder, chunk_size=8             27.6 (0.44)         25.5 (0.12)         33.8 (0.03)
-    TorchJD                                        83.6 (1.33)        330.4 (1.56)       1555.0 (1.40)
+    plain                                          27.7 (0.65)         26.3 (0.18)         25.3 (0.03)
+    mean                                           42.7 (1.00)        145.8 (1.00)        736.4 (1.00)
+    mgda                                           45.8 (1.07)        168.2 (1.15)        891.9 (1.21)
+    mgda, matrix-free                              85.3 (2.00)        262.1 (1.80)       1245.2 (1.69)
+    mgda, shared encoder                           24.9 (0.58)         26.2 (0.18)         58.0 (0.08)
+    mgda, shared encoder, chunk_size=8             27.2 (0.64)         24.7 (0.17)         36.9 (0.05)
+    TorchJD                                        88.0 (2.06)        339.3 (2.33)       1591.5 (2.16)
+
+The same with `--keep-memory`:
+
+    ms a step (and relative to the mean)                   T=2                 T=8                T=40
+    plain                                          27.7 (0.66)         26.2 (0.18)         26.4 (0.04)
+    mean                                           42.0 (1.00)        142.1 (1.00)        708.6 (1.00)
+    mgda                                           44.2 (1.05)        164.2 (1.15)        851.6 (1.20)
+    mgda, matrix-free                              85.1 (2.03)        255.1 (1.79)       1244.9 (1.76)
+    mgda, shared encoder                           25.1 (0.60)         25.9 (0.18)         40.4 (0.06)
+    mgda, shared encoder, chunk_size=8             27.1 (0.65)         24.9 (0.17)         34.6 (0.05)
+    TorchJD                                        60.4 (1.44)        224.5 (1.58)       1041.5 (1.47)
 
 Whole optimisers, plain and guarded; "a task objects" starts from a memory that draws against the last task:
 
     ms a step (and relative to unguarded)                          T=2             T=8            T=40
-    mgda, adam                                             72.7 (1.00)    251.1 (1.00)   1249.6 (1.00)
-    mgda, adam, a task objects                             72.6 (1.00)    250.8 (1.00)   1269.8 (1.02)
-    mgda, adam, guarded                                    84.1 (1.16)    260.9 (1.04)   1295.0 (1.04)
-    mgda, adam, guarded, a task objects                    90.4 (1.24)    264.1 (1.05)   1344.6 (1.08)
-    mgda, adam, guarded in its metric                      90.1 (1.24)    267.5 (1.07)   1322.5 (1.06)
-    mgda, adam, guarded in its metric, a task objects     103.8 (1.43)    289.1 (1.15)   1612.2 (1.29)
-    mean, adam                                             63.2 (1.00)    245.9 (1.00)   1243.6 (1.00)
-    mean, adam, a task objects                             61.1 (0.97)    240.0 (0.98)   1186.7 (0.95)
-    mean, adam, guarded                                    83.5 (1.32)    270.5 (1.10)   1351.2 (1.09)
-    mean, adam, guarded, a task objects                    90.9 (1.44)    280.8 (1.14)   1410.0 (1.13)
+    mgda, adam                                             48.0 (1.00)    247.8 (1.00)    885.2 (1.00)
+    mgda, adam, a task objects                             46.6 (0.97)    272.9 (1.10)    908.6 (1.03)
+    mgda, adam, guarded                                    62.6 (1.30)    226.9 (0.92)    944.8 (1.07)
+    mgda, adam, guarded, a task objects                    63.7 (1.33)    218.8 (0.88)    983.6 (1.11)
+    mgda, adam, guarded in its metric                      67.2 (1.40)    212.0 (0.86)    969.4 (1.10)
+    mgda, adam, guarded in its metric, a task objects      76.4 (1.59)    253.8 (1.02)   1091.3 (1.23)
+    mean, adam                                             44.6 (1.00)    189.1 (1.00)    813.1 (1.00)
+    mean, adam, a task objects                             44.1 (0.99)    170.0 (0.90)    778.5 (0.96)
+    mean, adam, guarded                                    64.9 (1.45)    206.1 (1.09)    919.7 (1.13)
+    mean, adam, guarded, a task objects                    66.1 (1.48)    298.7 (1.58)   1001.0 (1.23)
 
-Outcome: the stack takes .7 to .9 of TorchJD's step, laid out by rows .6 to .7; matrix-free .8, but 1.05 at T = 2: there
-it is slower, and 1.1 to 1.4 means. On a machine with plain steps of 17 ms these were .4 to .7 and .9 to 1.05. The stack
-is at 1.1 to 1.2 means on both. At T = 40 the 5 billion products of the Gram
-matrix alone are .11 s on one core, at that core's peak. XLA leaves gradients of dense layers transposed. They are
-turned around once, for Gram matrix, rescue and combination together (it was 1.7 to 1.8 means when each turned them
-around); that takes 5 ms per layer at T = 2, where a copy in the usual order would take one. "laid out by rows" asks XLA
-for that order, by `jax.experimental.layout.with_layout_constraint` between gradient and update: nine tenths of the
-time, for the mean too, and .94 to .96 of the plain mean. The library does not ask by itself, since `jax.export` refuses
-such programs on a CPU.
-Guarded at most 1.3 unguarded steps, where a task objects: met at T = 8 and 40 by all, and at T = 2 behind MGDA, whose
-Gram matrix `guard` shares (1.24; other runs 1.18 to 1.26). Missed at T = 2 behind the mean (1.44; others 1.28 to 1.53):
-the mean needs no Gram matrix, so that the guard pays for it, and for turning the gradients around. Missed at T = 2 in
-Adam's metric (1.43; others 1.35 to 1.42): a task that objects costs a second Gram matrix, JDJᵀ. No copy of J is made
-for that any more, slices of DJ are multiplied in the cache: 1.29 at T = 40, before 1.34. What is left reads J for JΔ,
-JDJᵀ and the correction; beside more backward passes it weighs less.
+The same with `--keep-memory`:
+
+    ms a step (and relative to unguarded)                          T=2             T=8            T=40
+    mgda, adam                                             46.2 (1.00)    176.4 (1.00)    911.5 (1.00)
+    mgda, adam, a task objects                             45.7 (0.99)    172.6 (0.98)    891.9 (0.98)
+    mgda, adam, guarded                                    50.3 (1.09)    186.0 (1.05)    922.3 (1.01)
+    mgda, adam, guarded, a task objects                    51.7 (1.12)    188.3 (1.07)    951.2 (1.04)
+    mgda, adam, guarded in its metric                      51.6 (1.12)    189.4 (1.07)    925.0 (1.01)
+    mgda, adam, guarded in its metric, a task objects      58.7 (1.27)    213.1 (1.21)   1100.0 (1.21)
+    mean, adam                                             43.2 (1.00)    166.4 (1.00)    795.8 (1.00)
+    mean, adam, a task objects                             43.5 (1.01)    158.6 (0.95)    779.7 (0.98)
+    mean, adam, guarded                                    51.7 (1.20)    186.9 (1.12)    927.4 (1.17)
+    mean, adam, guarded, a task objects                    53.8 (1.24)    196.6 (1.18)    991.2 (1.25)
+
+Outcome: the stack takes half of TorchJD's step, matrix-free .8 to 1. It is at 1.1 to 1.2 means, met at T = 2 and 8: at
+T = 40 the 5 billion products of the Gram matrix are .11 s on one core, at that core's peak. The mean itself takes two
+thirds of what it took as long as XLA left gradients of dense layers transposed, one task interleaved with the next: now
+the backward pass writes them row by row (`jacobians/_parameter_order.py`), in half the memory. A layout that XLA is
+asked for gains nothing over that.
+`--keep-memory` sets two variables of the C library, MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_=2^40, so that what is
+freed stays with the process. By default a block of more than 32 MB goes back to the kernel after every step, which
+hands it out again zeroed, page by page: .4 ms for every MB here, 4 for a mean (whose gradients go layer by layer) and
+48 MB guarded at T = 2. TorchJD, whose blocks are small and many, gains as much.
+Guarded at most 1.3 unguarded steps, where a task objects: met by all at T = 2, 8 and 40 where memory is kept, 1.27 at
+most. By default met at T = 40 and behind MGDA at T = 8; at T = 2 1.33 behind MGDA, 1.48 behind the mean, 1.59 in Adam's
+metric, since an unguarded step needs less than 32 MB and pays for no pages; at T = 8 the order of these runs decides
+who does (.88 to 1.58). The guarded step itself went from 91 to 66 ms at T = 2 behind the mean. What is left there where
+memory is kept: 4 ms for the Gram matrix and 3 for J times the step, each a pass over J, 2 for the correction, and the
+step of Adam, which has to be written down before it is judged.
 """
 
 import argparse
