@@ -22,7 +22,7 @@ import mtlgrad_jax as mtl
 KINDS = (optax.GradientTransformation, optax.GradientTransformationExtraArgs)
 TRANSFORMATIONS = {
     name: value
-    for name, value in vars(mtl).items()
+    for name, value in ((name, getattr(mtl, name)) for name in mtl.__all__)
     if inspect.isfunction(value) and inspect.signature(value).return_annotation in KINDS
 }
 REQUIRED = {  # arguments without a default
@@ -46,6 +46,10 @@ TREES = {  # the types of the leaves of a tree
     "double": ("float64",),
     "everything": ("bfloat16", "float16", "float32", "complex64", *WIDE),
 }
+
+
+def test_every_method_is_asked():
+    assert set(mtl.methods.names()) <= set(TRANSFORMATIONS)
 
 
 def num_tasks_of(name):
