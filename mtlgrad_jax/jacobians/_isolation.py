@@ -111,7 +111,8 @@ def _seeds_of(tasks, seed):
 
 def _apply(eqn, values, owners):
     if eqn.primitive.name == "dot_general" and owners[0] is None and owners[1] is not None:
-        return [product_of_rows(*values, eqn.params)]
+        left, right = values
+        return [product_of_rows(left, right, eqn.params)]
     bound = eqn.primitive.get_bind_params(eqn.params)
     subprograms, params = bound if isinstance(bound, tuple) else ((), bound)  # before jax 0.10 a pair
     results = eqn.primitive.bind(*subprograms, *values, **params)

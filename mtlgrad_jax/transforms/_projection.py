@@ -116,10 +116,11 @@ def project(
     bounds = _bounds(gram, lengths, before.size, kept, margins)
 
     def change(operand):
+        step, before, _ = operand
         quadratic = jnp.where(kept[:, None] & kept[None, :], metric.gram(jac, gram, log2_scale), 0)
         if kept.shape[0] > 1:
             quadratic = quadratic + RIDGE * jnp.finfo(gram.dtype).eps * _diagonal(quadratic)
-        return _descend(jac, *operand, quadratic, bounds, lengths, log2_scale, kept, metric, axis_name)
+        return _descend(jac, step, before, quadratic, bounds, lengths, log2_scale, kept, metric, axis_name)
 
     conflict = _deepest(before, bounds, lengths, before.size, kept) > TOLERANCE * jnp.finfo(gram.dtype).eps
     step, after, multipliers = changed_if(conflict, change, (step, before, 0 * before.products))
@@ -174,7 +175,7 @@ def project_rows(
     return treedef.unflatten([new.reshape(leaf.shape) for new, leaf in zip(taken, leaves, strict=True)]), record
 
 
-def _descend(jac, step, before, none, quadratic, bounds, lengths, log2_scale, kept, metric, axis_name):
+def _descend(jac, step, before, quadratic, bounds, lengths, log2_scale, kept, metric, axis_name):
     """Project until the deepest violation is rounding, relative to what is left of the step."""
     eps = jnp.finfo(lengths.dtype).eps
 
@@ -203,7 +204,7 @@ def _descend(jac, step, before, none, quadratic, bounds, lengths, log2_scale, ke
         count = jnp.where(give_up, MAX_PROJECTIONS + 1, count + 1)
         return _Projected(wide, after._replace(exponent=before.exponent), multipliers + jnp.where(give_up, 0, x), count)
 
-    start = _Projected(jax.tree.map(widen, step), before, none, 0 * before.exponent)
+    start = _Projected(jax.tree.map(widen, step), before, 0 * before.products, 0 * before.exponent)
     end = lax.while_loop(goes_on, project_once, start)
     return cast_like(end.step, step), end.measured, end.multipliers
 
