@@ -56,6 +56,7 @@ TASK_GRADS = {
     "trunk": jnp.array([[1.0, 0.0], [-0.5, 0.1]]),
     "frozen": jnp.array([[0.0, 0.0, 0.0], [10.0, 0.0, 0.0]]),
 }
+OPPOSED = TASK_GRADS | {"trunk": jnp.array([[0.1, 1.0], [-1.0, 0.1]])}
 LABELS = {"trunk": "train", "frozen": "freeze"}
 
 
@@ -68,6 +69,33 @@ def test_frozen_parameters_are_as_if_they_were_not_there():
     expected, _ = mtl.mgda().update(TASK_GRADS["trunk"], optax.EmptyState())
     np.testing.assert_allclose(updates["trunk"], -expected, rtol=1e-6)
     assert np.all(TASK_GRADS["trunk"] @ updates["trunk"] <= 1e-6)
+
+
+@pytest.mark.standard_promotion
+@pytest.mark.parametrize("metric", ["euclidean", "optimizer"])
+def test_a_guard_around_the_group_that_moves_leaves_frozen_parameters_where_they_are(metric):
+    def tx(guard):
+        inside = guard(optax.chain(mtl.mgda(), optax.adam(0.1)))
+        return optax.partition({"train": inside, "freeze": mtl.freeze()}, LABELS)
+
+    guarded, plain = tx(lambda inner: mtl.guard(inner, 2, metric=metric)), tx(lambda inner: inner)
+    updates, seen = {}, {}
+    for name, one in {"guarded": guarded, "plain": plain}.items():
+        against = jax.tree.map(lambda rows: jnp.stack([rows[0], rows[0]]), TASK_GRADS)  # a memory without the second
+        _, state = one.update(against, one.init(PARAMS), PARAMS)
+        updates[name], _ = one.update(OPPOSED, state, PARAMS)
+        seen[name] = OPPOSED["trunk"] @ updates[name]["trunk"]
+        assert np.all(updates[name]["frozen"] == 0)
+    assert np.any(seen["plain"] > 1e-3) and np.all(seen["guarded"] <= 1e-6)
+
+
+def test_a_guard_around_frozen_parameters_is_refused():
+    """Its correction follows all gradients, theirs too."""
+    groups = {"train": optax.chain(mtl.mgda(), optax.adam(0.1)), "freeze": mtl.freeze()}
+    with pytest.raises(ValueError, match=r"got mtl\.freeze, .* put it outside: optax\.partition"):
+        mtl.guard(optax.partition(groups, LABELS), 2).init(PARAMS)
+    zeros = lambda state: {"trunk": jnp.ones(2), "frozen": jnp.zeros(3)}
+    mtl.guard(optax.partition(groups, LABELS), 2, metric=zeros).init(PARAMS)
 
 
 def test_freezing_behind_the_aggregation_is_refused():

@@ -1,10 +1,16 @@
 """Parameters that stay as they are, and whose gradients count for nothing."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from mtlgrad_jax.jacobians import stacked
+
+
+class FreezeState(NamedTuple):
+    """No memory; `guard` knows by it that there are parameters which a correction of the step would move."""
 
 
 def freeze() -> optax.GradientTransformation:
@@ -13,7 +19,7 @@ def freeze() -> optax.GradientTransformation:
     A group of its own in `optax.partition`, beside one that starts with the aggregation, as if the parameters were
     none. `optax.set_to_zero` would keep the task axis there, and the parameters would grow one; behind the
     aggregation it comes too late, as tasks were weighed by gradients along which nothing can move. Which parameters
-    are frozen is said by the labels of `optax.partition`.
+    are frozen is said by the labels of `optax.partition`. `guard` goes into the group that moves.
 
     Returns:
       An `optax.GradientTransformation` without state, from leaves `(T, *param_shape)` to zeros `(*param_shape)`.
@@ -35,4 +41,4 @@ def freeze() -> optax.GradientTransformation:
         stacked.count_tasks(updates, params=params)
         return jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), updates), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda params: FreezeState(), update)

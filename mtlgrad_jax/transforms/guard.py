@@ -15,7 +15,10 @@ from mtlgrad_jax.jacobians import stacked
 from mtlgrad_jax.transforms._metric import MetricName, check_metric, metric_of
 from mtlgrad_jax.transforms._projection import Downhill, Margins, project, project_rows
 from mtlgrad_jax.transforms.accumulate import AccumulateState
+from mtlgrad_jax.transforms.freeze import FreezeState
 from mtlgrad_jax.typing import Jacobian, PerTask, PyTree, StepRecord
+
+NOT_INSIDE = (AccumulateState, FreezeState, optax.MultiStepsState)
 
 
 class GuardState(NamedTuple):
@@ -46,7 +49,7 @@ def guard(
 
     Args:
       optimizer: Takes stacked task gradients, all of it: `optax.chain(mtl.mgda(), optax.adamw(schedule))`. Its
-        memory stays what it saw. `accumulate` goes outside, and `optax.lookahead` too.
+        memory stays what it saw. `accumulate`, `optax.lookahead` and parameters that are frozen go outside.
       num_tasks: T; if given, T is checked and the state keeps a `StepRecord`.
       metric: In which the step is changed as little as possible, D: `"euclidean"`, all directions alike;
         `"optimizer"`, 1/√ν with the second moment found in the optimiser's state (`optax.tree.get(state, "nu")`),
@@ -67,7 +70,8 @@ def guard(
       floating point finds no step that keeps the promise, the step is zero.
 
     Raises:
-      ValueError: If `metric` is unknown or `optimizer` steps once for several updates; in `update`, if the task axis
+      ValueError: If `metric` is unknown, or `optimizer` steps once for several updates or freezes parameters (which a
+        function as metric may keep in place, by zeros); in `update`, if the task axis
         is wrong, `protected` or `present` do not fit T, the state has no second moment, or `optimizer` returns
         something else than one update like the parameters.
 
@@ -92,7 +96,7 @@ def guard(
 
     def init(params):
         inner = optimizer.init(params)
-        _check_state(inner)
+        _check_state(inner, metric)
         return GuardState(inner, () if num_tasks is None else _empty_record(num_tasks, params))
 
     def update(updates, state, params=None, *, present=None, **extra_args):
@@ -195,14 +199,19 @@ def _mask(protected, num_tasks):
     )
 
 
-def _check_state(inner):
-    """Refuse what takes one step for several updates: the rows of the last say nothing about it."""
-    parts = jax.tree.leaves(inner, is_leaf=lambda node: isinstance(node, AccumulateState | optax.MultiStepsState))
+def _check_state(inner, metric):
+    """Refuse what takes one step for several updates, whose last rows say nothing about it, and what must not move."""
+    parts = jax.tree.leaves(inner, is_leaf=lambda node: isinstance(node, NOT_INSIDE))
     for part in parts:
         if isinstance(part, AccumulateState):
             raise ValueError(
                 "expected an optimizer that steps at every update, got mtl.accumulate, whose step rests on rows that "
                 "guard never sees; put it outside: mtl.accumulate(mtl.guard(...), every_k, num_tasks)."
+            )
+        if isinstance(part, FreezeState) and not callable(metric):
+            raise ValueError(
+                "expected an optimizer that moves all its parameters, got mtl.freeze, whose parameters would move "
+                'too; put it outside: optax.partition({"train": mtl.guard(...), "freeze": mtl.freeze()}, labels).'
             )
         if isinstance(part, optax.MultiStepsState):
             raise ValueError(

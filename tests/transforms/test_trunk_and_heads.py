@@ -211,7 +211,7 @@ def test_with_a_frozen_leaf_a_broken_task_and_members_all_at_once(frozen):
     shared = mtl.shared_leaves(losses_fn, params, 1.0)
     labels = {name: "freeze" if name == frozen else "train" for name in params}
     trained = optax.chain(mtl.trunk_and_heads(mtl.mgda(num_tasks=3), shared, nonfinite="drop_task"), optax.adam(1e-2))
-    tx = mtl.guard(optax.partition({"train": trained, "freeze": mtl.freeze()}, labels), num_tasks=3)
+    tx = optax.partition({"train": mtl.guard(trained, num_tasks=3), "freeze": mtl.freeze()}, labels)
 
     def step(count):
         _, task_grads = mtl.task_value_and_grad(losses_fn)(params, count)
